@@ -1,0 +1,44 @@
+"""A recipe's values in two parts: those that decide the weights, and those that do not."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from alignkit.config.recipe import StageRecipe
+
+
+def decisive(recipe: StageRecipe) -> dict[str, Any]:
+    """Nested plain values that decide the weights: what a run's key is made of. `auto` stays `auto`."""
+    return _part(recipe, operational=False, inherited=False)
+
+
+def operational(recipe: StageRecipe) -> dict[str, Any]:
+    """The rest: where runs live, what is evaluated, saved and reported, how often checkpoints are written."""
+    return _part(recipe, operational=True, inherited=False)
+
+
+def _part(section: Any, *, operational: bool, inherited: bool) -> dict[str, Any]:
+    """Values of a section on one side of the mark; a marked section marks all that is in it."""
+    part: dict[str, Any] = {}
+    for field in fields(section):
+        value = getattr(section, field.name)
+        marked = inherited or bool(field.metadata.get("operational"))
+        if is_dataclass(value):
+            inner = _part(value, operational=operational, inherited=marked)
+            if inner:
+                part[field.name] = inner
+        elif marked == operational:
+            part[field.name] = _plain(value)
+    return part
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples, text for keys and 0.0 for -0.0: equal requests give equal values."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value + 0.0
+    return value
