@@ -1,0 +1,61 @@
+"""What stands for the contents of a data set in a run's key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alignkit.config.sections import Data
+from alignkit.data.sources import Place, locate
+from alignkit.errors import Fault, RequestError
+
+
+def content_digest(section: Data, digest_file: Callable[[Path], str]) -> str:
+    """64 hex digits that change when the rows may: the bytes of files (not their names), the commit of a hub data set,
+    the source code of a generator. Raises RequestError when a source is not there, or a hub commit is not known.
+
+    ``digest_file`` gives the SHA-256 of a file; who calls has one with a memory.
+    """
+    parts = [_identity(locate(section.name), section.revision, digest_file)]
+    if section.holdout_name is not None:
+        other = locate(section.holdout_name, "data.holdout_name")
+        revision = section.revision if section.holdout_name == section.name else None
+        parts.append(_identity(other, revision, digest_file))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _identity(place: Place, revision: str | None, digest_file: Callable[[Path], str]) -> dict[str, Any]:
+    if place.kind == "files":
+        return {"files": [[file.suffix.lower(), digest_file(file)] for file in place.files]}
+    if place.kind == "generated":
+        folder = Path(__file__).parent / place.name.removeprefix("generated:")
+        return {"generator": [[file.name, digest_file(file)] for file in sorted(folder.glob("*.py"))]}
+    return {"hub": place.name, "commit": hub_commit(place.name, revision)}
+
+
+def hub_commit(name: str, revision: str | None) -> str:
+    """The commit of a hub data set. Without a network: the one that the local cache holds for the revision."""
+    if revision is not None and len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision):
+        return revision
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        sha = HfApi().dataset_info(name, revision=revision).sha
+        if sha:
+            return sha
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+        pass
+    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "refs" / (revision or "main")
+    if folder.is_file():
+        return folder.read_text(encoding="utf-8").strip()
+    raise RequestError(
+        Fault(
+            where="data.name",
+            what=f"the hub data set {name} cannot be reached, and is not in the local cache",
+            instead="Check the name and the network, or give a local file.",
+        )
+    )

@@ -1,0 +1,67 @@
+"""What became of the rows, in numbers: nothing is dropped or cut without standing here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Report:
+    """Counts of one preparation. Tokens are those of the training rows."""
+
+    source: str = ""
+    format: str = ""
+    """The format with its columns, as it is said to people."""
+    read: int = 0
+    """Rows read from the source."""
+    kept: int = 0
+    """Training rows, after dropping, splitting and cutting."""
+    held_out: int = 0
+    """Rows kept out of training that were made ready for evaluation."""
+    tokens: int = 0
+    trained_tokens: int = 0
+    longest: int = 0
+    """Tokens of the longest training row."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Training rows that are not trained on, by reason."""
+    held_out_dropped: Counter[str] = field(default_factory=Counter)
+    """Held-out rows that are not scored, by reason."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about what a person might not expect."""
+
+    def lines(self) -> list[str]:
+        """The report for a person, a few lines."""
+        lines = [f"read {_rows(self.read)} of {self.source} as {self.format}"]
+        if self.kept:
+            share = self.trained_tokens / max(1, self.tokens)
+            lines.append(
+                f"training on {_rows(self.kept)}: {self.tokens:,} tokens, {self.trained_tokens:,} of them trained"
+                f" ({share:.0%}); the longest row has {self.longest:,}"
+            )
+        if self.held_out:
+            lines.append(f"held out for evaluation: {_rows(self.held_out)}")
+        lines += [f"dropped {_rows(count)}: {reason}" for reason, count in self.dropped.most_common()]
+        lines += [f"dropped {count:,} held-out: {reason}" for reason, count in self.held_out_dropped.most_common()]
+        return lines + self.notes
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for a manifest: plain JSON values."""
+        return {
+            "source": self.source,
+            "format": self.format,
+            "read": self.read,
+            "rows": self.kept,
+            "held_out": self.held_out,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "longest": self.longest,
+            "dropped": dict(self.dropped),
+            "held_out_dropped": dict(self.held_out_dropped),
+            "notes": list(self.notes),
+        }
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
