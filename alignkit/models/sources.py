@@ -1,0 +1,10 @@
+"""What the rest of alignkit asks about a model before it is loaded. No torch behind any of it."""
+
+from __future__ import annotations
+
+from alignkit.models.check import check
+from alignkit.models.context import context_length
+from alignkit.models.identity import identity
+from alignkit.models.locating import Source, locate
+
+__all__ = ["Source", "check", "context_length", "identity", "locate"]
