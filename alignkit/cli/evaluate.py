@@ -1,0 +1,107 @@
+"""`alignkit eval`: score a model on rows of data; the table, or with --json one object, is the answer on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignkit.cli.words import Quiet, Recipes, Verbose, verbosity
+from alignkit.errors import RequestError
+
+if TYPE_CHECKING:
+    from alignkit.evaluation.recipe import EvalRecipe
+    from alignkit.evaluation.scores import Scores
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, a directory, a GGUF file, a hub name, or a name of recipes/model/.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="data=… [KEY=VALUE]...", help="data=rows.jsonl evaluation.rows=500 quantization=nf4 …"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object with every answer; the table goes to stderr.")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    recipes: Recipes = None,
+) -> None:
+    """Score a model on data: held-out loss, perplexity, exact match, and some answers to look at.
+
+    All rows of the data are scored, up to evaluation.rows; of a generated data set, its held-out rows.
+    """
+    from alignkit.console import log
+    from alignkit.console.streams import stdout_to_stderr
+
+    log.set_verbosity(verbosity(quiet, verbose))
+    with stdout_to_stderr():
+        recipe = _checked(model, overrides or [], recipes or [])
+        scores = _score(recipe, every_answer=as_json)
+    _show(scores, recipe, as_json)
+
+
+def _checked(model: str, overrides: list[str], recipes: list[Path]) -> EvalRecipe:
+    """The composed request. Raises RequestError with every fault that can be known without torch."""
+    from alignkit.config.compose import compose
+    from alignkit.config.search import shipped_recipes
+    from alignkit.data import check as data_check
+    from alignkit.evaluation.recipe import EvalRecipe
+    from alignkit.models import check as model_check
+
+    file = shipped_recipes() / "command" / "eval.yaml"
+    composed = compose(str(file), [f"model={model}", *overrides], recipes=recipes, schema=EvalRecipe)
+    recipe = composed.recipe
+    assert isinstance(recipe, EvalRecipe)
+    faults = list(composed.faults)
+    if recipe.data.name:
+        faults += data_check.check(recipe.data, where="data")
+    if recipe.model.name:
+        faults += model_check.check(recipe.model, recipe.quantization, max_length=recipe.data.max_length)
+    if faults:
+        raise RequestError(faults)
+    return recipe
+
+
+def _score(recipe: EvalRecipe, *, every_answer: bool) -> Scores:
+    from alignkit.console import log
+    from alignkit.data.prepare import prepare_held_out
+    from alignkit.evaluation.probe import probe
+    from alignkit.models.loading import load, load_tokenizer
+    from alignkit.models.locating import locate
+
+    source = locate(recipe.model)
+    log.say(source.said)
+    # The rows first: what is wrong with them should not have to wait for the weights.
+    wanted = recipe.evaluation.rows
+    prepared = prepare_held_out(recipe.data, load_tokenizer(recipe.model, source), limit=wanted)
+    for line in prepared.report.lines():
+        log.say(line)
+    if prepared.report.read > wanted:
+        log.say(f"evaluation.rows={prepared.report.read} scores them all")
+    loaded = load(recipe.model, recipe.quantization, source=source)
+    keep = len(prepared.held_out) if every_answer else None
+    return probe(loaded.model, loaded.tokenizer, prepared.held_out, recipe.evaluation, keep=keep)
+
+
+def _show(scores: Scores, recipe: EvalRecipe, as_json: bool) -> None:
+    from alignkit.console import log
+    from alignkit.evaluation.report import comparison_table
+
+    table = comparison_table(None, replace(scores, answers=scores.answers[: recipe.evaluation.samples]))
+    if as_json:
+        log.table(table)
+        names = {"model": recipe.model.name, "data": recipe.data.name}
+        print(json.dumps({**names, **scores.as_dict()}, ensure_ascii=False))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console(highlight=False).print(table)
+    else:
+        print(log.as_text(table))

@@ -1,0 +1,97 @@
+"""The probe that runs before and after a stage: held-out loss, exact match, a few answers to look at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from alignkit.config.sections import Evaluation
+from alignkit.data.answers import matches
+from alignkit.data.rows import HeldOut
+from alignkit.errors import Fault, RequestError
+from alignkit.evaluation.generation import Answer, generate_answers, pad_id
+from alignkit.evaluation.progress import counting
+from alignkit.evaluation.scores import Graded, Scores
+from alignkit.evaluation.scoring import held_out_loss
+
+__all__ = ["Graded", "Scores", "probe"]
+
+
+def probe(
+    model: Any, tokenizer: Any, held_out: Sequence[HeldOut], section: Evaluation, *, keep: int | None = None
+) -> Scores:
+    """Score ``model`` on the first ``section.rows`` held-out rows, and leave it as it was.
+
+    Args:
+        held_out: rows with labels (for the loss) and, where they are conversations, a prompt to answer.
+        section: how many rows, whether to generate and compare, how many answers to show.
+        keep: answers to keep in the result; None: ``section.samples``.
+
+    Raises:
+        RequestError: exact match was asked for (``exact_match=true``), and no row has an answer to compare with.
+        ValueError: no row has a labelled token.
+    """
+    started = time.monotonic()
+    rows = held_out[: section.rows]
+    keep = section.samples if keep is None else keep
+    loss = held_out_loss(model, rows, pad_id=pad_id(tokenizer))
+    graded_rows = _gradable(rows, section)
+    asked = graded_rows or [row for row in rows if row.prompt is not None][: section.samples]
+    answers: list[Answer] = []
+    if asked:
+        with counting("answers", len(asked)) as done:
+            answers = generate_answers(
+                model,
+                tokenizer,
+                [row.prompt for row in asked if row.prompt is not None],
+                max_new_tokens=section.max_new_tokens,
+                batch=section.batch,
+                progress=done,
+            )
+    graded = [_grade(row, answer, bool(graded_rows)) for row, answer in zip(asked, answers, strict=True)]
+    return Scores(
+        rows=len(rows),
+        labelled_tokens=loss["labelled_tokens"],
+        loss=loss["loss"],
+        perplexity=loss["perplexity"],
+        graded=len(graded) if graded_rows else 0,
+        correct=sum(answer.correct is True for answer in graded),
+        answers=graded[:keep],
+        seconds=time.monotonic() - started,
+    )
+
+
+def _gradable(rows: Sequence[HeldOut], section: Evaluation) -> list[HeldOut]:
+    """Rows whose answer is generated and compared."""
+    if section.exact_match is False:
+        return []
+    answered = [row for row in rows if row.prompt is not None and row.reference is not None]
+    if section.exact_match == "auto":
+        return [row for row in answered if row.checkable]
+    if not answered:
+        raise RequestError(
+            Fault(
+                where="evaluation.exact_match",
+                what="it is true, and none of the held-out rows has an answer to compare with",
+                instead="Write evaluation.exact_match=auto, or give the rows an `answer` column.",
+            )
+        )
+    return answered
+
+
+def _grade(row: HeldOut, answer: Answer, compare: bool) -> Graded:
+    correct = matches(answer.text, row.reference) if compare and row.reference is not None else None
+    return Graded(
+        prompt=_last_said(row.prompt),
+        reference=row.reference,
+        answer=answer.text,
+        correct=correct,
+        finished=answer.finished,
+        where=row.where,
+    )
+
+
+def _last_said(prompt: Any) -> str:
+    """What stands for a prompt in a table."""
+    return str(prompt if isinstance(prompt, str) else prompt[-1]["content"])

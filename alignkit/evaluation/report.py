@@ -1,0 +1,239 @@
+"""Scores as a person sees them: a table in the terminal, and Markdown for the model card. No torch in here."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignkit.evaluation.scores import Graded, Scores
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+SHOWN_CHARACTERS = 320
+"""Longest text of a sample in the terminal; a model card has room for more."""
+CARD_CHARACTERS = 1200
+
+# Control characters but tab and line feed, and those that turn the direction of writing.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of the scores: a name, a cell per model, and what changed."""
+
+    name: str
+    cells: list[str]
+    change: str
+    better: bool | None = None
+
+
+def comparison(metrics: dict[str, Any]) -> list[RenderableType]:
+    """The parts of ``comparison_table`` for a run's metrics (``before`` and ``after`` as `Scores.as_dict`, or None).
+
+    Empty for a run that evaluated nothing.
+    """
+    return _parts(*_from_metrics(metrics))
+
+
+def comparison_table(before: Scores | None, after: Scores | None) -> RenderableType:
+    """Scores and, below them, the answers kept: of one model, or of the same rows before and after.
+
+    One of the two may be None (`alignkit eval` has one model; a base may be missing); then there is one column and
+    no change.
+    """
+    from rich.console import Group
+
+    return Group(*_parts(before, after))
+
+
+def comparison_markdown(before: Scores | None, after: Scores | None) -> str:
+    """The same as Markdown: a table, and each sample as quoted blocks. Empty when nothing was evaluated."""
+    if before is None and after is None:
+        return ""
+    names = _columns(before, after)
+    both = len(names) == 2
+    header = [f"{_rows(before, after)} held-out rows", *names, *(["change"] if both else [])]
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" + " ---: |" * (len(header) - 1)]
+    for line in _lines(before, after):
+        lines.append("| " + " | ".join([line.name, *line.cells, *([line.change] if both else [])]) + " |")
+    for number, pair in enumerate(_pairs(before, after), 1):
+        lines += ["", f"**Sample {number}**"]
+        for name, text, mark in _sample_rows(*pair, CARD_CHARACTERS):
+            lines += ["", f"{name}{f' ({_WORDS[mark]})' if mark is not None else ''}:", "", _fenced(text)]
+    return "\n".join(lines) + "\n"
+
+
+def readable(text: str) -> str:
+    """``text`` without characters that steer a terminal: what a model writes is not to be trusted with one."""
+    return _STEERING.sub("\ufffd", text)
+
+
+def shortened(text: str, limit: int) -> str:
+    """At most ``limit`` characters, cut in the middle of what is too long: answers differ at both ends."""
+    text = readable(text).strip()
+    if len(text) <= limit:
+        return text
+    head = limit * 2 // 3
+    return f"{text[:head].rstrip()} … {text[len(text) - (limit - head - 3) :].lstrip()}"
+
+
+def metrics_markdown(metrics: dict[str, Any]) -> str:
+    """``comparison_markdown`` for a run's metrics."""
+    return comparison_markdown(*_from_metrics(metrics))
+
+
+def _from_metrics(metrics: dict[str, Any]) -> tuple[Scores | None, Scores | None]:
+    found = [metrics.get(when) for when in ("before", "after")]
+    before, after = (Scores.from_dict(scores) if scores else None for scores in found)
+    return before, after
+
+
+def _parts(before: Scores | None, after: Scores | None) -> list[RenderableType]:
+    if before is None and after is None:
+        return []
+    return [_scores_table(before, after), *(_sample_table(*pair) for pair in _pairs(before, after))]
+
+
+_WORDS = {True: "correct", False: "wrong"}
+
+
+def _columns(before: Scores | None, after: Scores | None) -> list[str]:
+    if before is not None and after is not None:
+        return ["before", "after"]
+    return ["score"]
+
+
+def _known(before: Scores | None, after: Scores | None) -> list[Scores]:
+    return [scores for scores in (before, after) if scores is not None]
+
+
+def _rows(before: Scores | None, after: Scores | None) -> int:
+    return max((scores.rows for scores in _known(before, after)), default=0)
+
+
+def _lines(before: Scores | None, after: Scores | None) -> list[_Line]:
+    known = _known(before, after)
+    if not known:
+        return []
+    first, last = known[0], known[-1]
+    lines = [
+        _Line("loss", [_figure(s.loss) for s in known], _signed(last.loss - first.loss), _less(first.loss, last.loss)),
+        _Line(
+            "perplexity",
+            [_figure(s.perplexity) for s in known],
+            _ratio(first.perplexity, last.perplexity),
+            _less(first.perplexity, last.perplexity),
+        ),
+    ]
+    if any(scores.graded for scores in known):
+        change, better = "", None
+        if all(scores.graded for scores in known):
+            a, b = first.exact_match or 0.0, last.exact_match or 0.0
+            change, better = f"{100 * (b - a):+.0f} points", None if a == b else b > a
+        lines.append(
+            _Line("exact match", [f"{s.correct} of {s.graded}" if s.graded else "–" for s in known], change, better)
+        )
+        lines.append(_Line("  95% interval", [_interval(s) for s in known], ""))
+    return lines
+
+
+def _scores_table(before: Scores | None, after: Scores | None) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = _columns(before, after)
+    both = len(names) == 2
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"{_rows(before, after)} held-out rows", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    if both:
+        table.add_column("change", justify="right", no_wrap=True)
+    for line in _lines(before, after):
+        colour = {True: "green", False: "red", None: ""}[line.better]
+        cells = [Text(cell, style="bold" if index == len(line.cells) - 1 else "") for index, cell in enumerate(line.cells)]
+        quiet = "dim" if line.name.startswith(" ") else ""
+        table.add_row(Text(line.name), *cells, *([Text(line.change, style=colour)] if both else []), style=quiet)
+    return table
+
+
+def _pairs(before: Scores | None, after: Scores | None) -> list[tuple[Graded | None, Graded | None]]:
+    """The same row before and after, whichever of the two has an answer to it."""
+    # By place: both were asked the same rows in the same order, and a file may hold a row twice.
+    if before is None or after is None:
+        return [(None, answer) for scores in _known(before, after) for answer in scores.answers]
+    return list(zip(before.answers, after.answers, strict=False))
+
+
+def _sample_rows(before: Graded | None, after: Graded | None, limit: int) -> list[tuple[str, str, bool | None]]:
+    """(name, text, correct) of each line of a sample."""
+    known = [graded for graded in (before, after) if graded is not None]
+    rows: list[tuple[str, str, bool | None]] = [("prompt", shortened(known[0].prompt, limit), None)]
+    if known[0].reference is not None:
+        rows.append(("expected", shortened(known[0].reference, limit), None))
+    names = ["before", "after"] if len(known) == 2 else ["answer"]
+    for name, graded in zip(names, known, strict=True):
+        text = shortened(graded.answer, limit) or "(nothing)"
+        rows.append((name, text if graded.finished else f"{text} (stopped at the token limit)", graded.correct))
+    return rows
+
+
+def _sample_table(before: Graded | None, after: Graded | None) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1), pad_edge=False)
+    table.add_column(no_wrap=True, justify="right", style="dim", width=8)
+    table.add_column(no_wrap=True, width=1)
+    table.add_column(overflow="fold")
+    for name, text, correct in _sample_rows(before, after, SHOWN_CHARACTERS):
+        line = " ".join(text.split())  # one paragraph each: three samples should fit a screen
+        table.add_row(name, _mark(correct), Text(line, style={True: "green", False: "red", None: ""}[correct]))
+    table.add_row("", "", "")
+    return table
+
+
+def _mark(correct: bool | None) -> Text:
+    from rich.text import Text
+
+    return {None: Text(" "), True: Text("✓", style="green"), False: Text("✗", style="red")}[correct]
+
+
+def _figure(value: float) -> str:
+    """Four digits that mean something: 2.731, 15.35, 1.5e+04, inf."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.2e}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}" if math.isfinite(value) else ""
+
+
+def _ratio(before: float, after: float) -> str:
+    if not (math.isfinite(before) and math.isfinite(after)) or not before or not after:
+        return ""
+    return f"÷ {before / after:.2f}" if after < before else f"× {after / before:.2f}"
+
+
+def _less(before: float, after: float) -> bool | None:
+    return None if before == after or math.isnan(before) or math.isnan(after) else after < before
+
+
+def _interval(scores: Scores) -> str:
+    if scores.interval is None:
+        return ""
+    low, high = scores.interval
+    return f"{100 * low:.0f}–{100 * high:.0f}%"
+
+
+def _fenced(text: str) -> str:
+    """A code block whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"

@@ -1,0 +1,291 @@
+"""One `train`, from what was typed to a published run: compose, check, open, run, publish.
+
+The path is a straight line, shared by the command line and by Python. Nothing here knows a stage by name: the recipe's
+`stage` is a folder under ``alignkit/stages``, and what counts as an input is whatever section of the recipe is a
+``Model`` or a ``Data``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignkit.config.compose import Composed, compose
+from alignkit.config.key_values import decisive
+from alignkit.config.provenance import BUILT_IN
+from alignkit.config.recipe import GradientRecipe, StageRecipe
+from alignkit.config.sections import Adapter, Data, Evaluation, Model, Quantization
+from alignkit.console import log
+from alignkit.console.libraries import kept_quiet
+from alignkit.console.streams import stdout_to_stderr
+from alignkit.errors import AlignkitError, Fault, Interrupted, RequestError
+from alignkit.runs.directory import RunDirectory, local_parent, open_run
+from alignkit.runs.key import run_key
+from alignkit.runs.manifest import Manifest, Parent, publish, read_manifest, unpublish
+from alignkit.runs.outcome import Outcome
+
+TOLD_VERSIONS = ("alignkit", "torch", "transformers", "trl", "peft", "bitsandbytes")
+"""Packages whose change is announced when a run made with another version is reused."""
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What a `train` gives: the path that is printed, and the rest of what `--json` shows."""
+
+    path: Path
+    key: str
+    run: Path
+    metrics: dict[str, Any] = field(default_factory=dict)
+    reused: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "path": str(self.path),
+            "key": self.key,
+            "run": str(self.run),
+            "reused": self.reused,
+            "metrics": self.metrics,
+        }
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The identity of everything a run is made from."""
+
+    digests: dict[str, str]
+    parents: tuple[Parent, ...]
+    reusable: bool
+
+
+def check(name: str, overrides: Sequence[str], *, recipes: Sequence[Path] = ()) -> tuple[Composed, list[Fault]]:
+    """The composed recipe and every fault that can be known without torch, without a model and without a network."""
+    composed = compose(name, overrides, recipes=recipes)
+    return composed, [*composed.faults, *_room_faults(composed)]
+
+
+def train(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    fresh: bool = False,
+    recipes: Sequence[Path] = (),
+    verbosity: int = log.NORMAL,
+) -> Result:
+    """Run a recipe, or return the complete run that already answers it.
+
+    Raises:
+        RequestError: every fault of the request at once.
+        RunError, NumericsError, Interrupted: as their texts say; the run directory holds the checkpoints.
+    """
+    log.set_verbosity(verbosity)
+    with stdout_to_stderr(), kept_quiet():
+        composed, faults = check(name, overrides, recipes=recipes)
+        if faults:
+            raise RequestError(faults)
+        recipe = composed.recipe
+        inputs = identify(recipe)
+        key = run_key(recipe.stage, recipe.semantics, decisive(recipe), inputs.digests)
+        run = open_run(recipe.run.root, recipe.stage, key, fresh=fresh)
+        if run.is_complete and not _stale_parts(run, composed):
+            return _reuse(run)
+        with run.lock():
+            if run.is_complete:
+                stale = _stale_parts(run, composed)
+                if not stale:
+                    return _reuse(run)
+                log.say(f"{' and '.join(stale)} changed: only that part of {run.path} is done again")
+                unpublish(run)
+            return _execute(run, composed, inputs)
+
+
+# --- checking -----------------------------------------------------------------------------------------------------
+
+
+def _sections(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every section (dataclass) inside a recipe with its dotted name."""
+    for item in dataclasses.fields(value):
+        inner = getattr(value, item.name)
+        if dataclasses.is_dataclass(inner) and not isinstance(inner, type):
+            yield f"{prefix}{item.name}", inner
+            yield from _sections(inner, f"{prefix}{item.name}.")
+
+
+def _room_faults(composed: Composed) -> Iterator[Fault]:
+    """What the rooms that own files say about the recipe's models and data."""
+    from alignkit.data import check as data_check
+    from alignkit.models import sources as model_sources
+
+    recipe = composed.recipe
+    trained = recipe if isinstance(recipe, GradientRecipe) else None
+    for where, section in _sections(recipe):
+        if isinstance(section, Data) and section.name:
+            yield from map(composed.placed, data_check.check(section, where=where))
+        elif isinstance(section, Model) and section.name:
+            main = trained if where == "model" else None
+            quantization = main.quantization if main else Quantization()
+            adapter = main.adapter if main else Adapter()
+            found = model_sources.check(section, quantization, adapter)
+            yield from map(composed.placed, found)
+            asked = composed.origins.get("data.max_length") != BUILT_IN  # the default gives way to a shorter model
+            if main and asked and not found:
+                yield from map(composed.placed, _too_long(section, main.data))
+    if trained is not None and trained.report_to != "none":
+        yield from _missing_trackers(trained.report_to)
+
+
+def _too_long(model: Model, data: Data) -> Iterator[Fault]:
+    """Rows longer than what the model can read would train positions that it does not have."""
+    from alignkit.models.sources import context_length, locate
+
+    limit = context_length(locate(model))
+    if limit is not None and data.max_length > limit:
+        yield Fault(
+            where="data.max_length",
+            what=f"rows of {data.max_length} tokens, and the model reads {limit}",
+            instead=f"Write data.max_length={limit} or less; extend-context stretches a model first.",
+        )
+
+
+def _missing_trackers(trackers: Sequence[str]) -> Iterator[Fault]:
+    from importlib.util import find_spec
+
+    for tracker in trackers:
+        if find_spec(tracker) is None:
+            yield Fault(
+                where="report_to",
+                what=f"{tracker} is not installed",
+                instead=f"Run pip install 'alignkit[{tracker}]', or write report_to=none.",
+            )
+
+
+# --- identity -----------------------------------------------------------------------------------------------------
+
+
+def identify(recipe: StageRecipe) -> Inputs:
+    """Digests and parents of every model and data set in a recipe."""
+    from alignkit.data.fingerprint import content_digest
+    from alignkit.models.sources import identity, locate
+    from alignkit.runs.digests import bytes_digest, file_digest
+
+    digests: dict[str, str] = {}
+    parents: list[Parent] = []
+    for where, section in _sections(recipe):
+        if isinstance(section, Model):
+            source = locate(section)
+            found = identity(source, file_digest)
+            digests |= {f"{where}.{part}": digest for part, digest in found.items()}
+            together = bytes_digest(repr(sorted(found.items())).encode())
+            if source.path is not None:
+                parents.append(local_parent(where, section.name, source.path, together))
+            else:
+                parents.append(
+                    Parent(
+                        role=where,
+                        name=section.name,
+                        digest=together,
+                        hub=source.hub_name,
+                        commit=found["hub"].partition("@")[2],
+                    )
+                )
+        elif isinstance(section, Data):
+            digest = content_digest(section, file_digest)
+            digests[where] = digest
+            place = Path(section.name).expanduser()
+            if place.exists():
+                parents.append(local_parent(where, section.name, place, digest))
+            else:
+                parents.append(Parent(role=where, name=section.name, digest=digest))
+    return Inputs(digests, tuple(parents), reusable=all(digests.values()))
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+def _stale_parts(run: RunDirectory, composed: Composed) -> list[str]:
+    """Parts of a complete run that were asked for differently this time: `evaluation`, `save`."""
+    made = read_manifest(run.path).recipe
+    stale = []
+    for where, section in _sections(composed.recipe):
+        if isinstance(section, Evaluation):
+            before = made.get(where, {})
+            if any(before.get(name) != value for name, value in section.decides().items()):
+                stale.append(where)
+    if isinstance(composed.recipe, GradientRecipe) and made.get("save", "auto") != composed.recipe.save:
+        stale.append("save")
+    return stale
+
+
+def _execute(run: RunDirectory, composed: Composed, inputs: Inputs) -> Result:
+    from alignkit.config.showing import show
+    from alignkit.runs.versions import environment_text, package_versions
+
+    recipe = composed.recipe
+    run.clear_mark("failed")
+    run.record_parents(inputs.parents)
+    run.write("recipe.yaml", show(composed))
+    run.write("environment.txt", environment_text())
+    with log.log_to(run.log_file):
+        log.say(f"run {run.path}")
+        try:
+            runner = importlib.import_module(f"alignkit.stages.{recipe.stage.replace('-', '_')}.run")
+            outcome: Outcome = runner.run(recipe, run)
+        except (KeyboardInterrupt, Interrupted):
+            raise
+        except AlignkitError as error:
+            run.fail(str(error))
+            log.record(str(error))
+            raise
+        except Exception as error:
+            run.fail(f"{type(error).__name__}: {error}")
+            log.record(traceback.format_exc())
+            raise
+        manifest = publish(
+            run,
+            Manifest(
+                stage=recipe.stage,
+                name=composed.name,
+                key=run.key,
+                semantics=recipe.semantics,
+                seed=recipe.seed,
+                parents=inputs.parents,
+                recipe=composed.values,
+                resolved=outcome.resolved,
+                metrics=outcome.metrics,
+                versions=package_versions(),
+                result=str(outcome.result.relative_to(run.path)),
+                reusable=inputs.reusable,
+            ),
+        )
+        _tell(manifest)
+    return Result(path=outcome.result, key=run.key, run=run.path, metrics=manifest.metrics)
+
+
+def _reuse(run: RunDirectory) -> Result:
+    from alignkit.runs.versions import package_versions
+
+    manifest = read_manifest(run.path)
+    log.say(f"done before: {run.path} (--fresh trains anew, beside it)")
+    now = package_versions()
+    moved = [
+        f"{name} {manifest.versions[name]} (now {now[name]})"
+        for name in TOLD_VERSIONS
+        if name in manifest.versions and name in now and manifest.versions[name] != now[name]
+    ]
+    if moved:
+        log.say(f"made with {', '.join(moved)}")
+    _tell(manifest)
+    return Result(path=run.path / manifest.result, key=run.key, run=run.path, metrics=manifest.metrics, reused=True)
+
+
+def _tell(manifest: Manifest) -> None:
+    """The proof of effect, as a table on stderr."""
+    from alignkit.evaluation.report import comparison
+
+    for part in comparison(manifest.metrics):
+        log.table(part)

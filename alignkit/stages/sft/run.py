@@ -1,0 +1,51 @@
+"""The sft stage: cross entropy on the assistant's tokens, through TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignkit.data.prepare import Prepared, prepare
+from alignkit.runs.directory import RunDirectory
+from alignkit.runs.outcome import Outcome
+from alignkit.stages.sft.recipe import Recipe
+from alignkit.training.loop import TrainerParts
+from alignkit.training.stage import GradientStage
+from alignkit.training.trainer import GuardedTrainer
+
+
+class SupervisedStage(GradientStage):
+    """Supervised fine-tuning of the whole model or of an adapter; the lora stage is this one too."""
+
+    recipe: Recipe
+
+    def prepare(self, tokenizer: Any) -> Prepared:
+        return prepare(self.recipe.data, tokenizer)
+
+    def build_trainer(self, parts: TrainerParts) -> GuardedTrainer:
+        from trl import SFTConfig, SFTTrainer
+
+        class SupervisedTrainer(GuardedTrainer, SFTTrainer):  # type: ignore[misc]
+            pass
+
+        config = SFTConfig(
+            **parts.arguments,
+            loss_type=self.recipe.sft.loss,
+            neftune_noise_alpha=self.recipe.sft.neftune_alpha,
+            # Rows come tokenized, masked and cut from our data room.
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+        )
+        return SupervisedTrainer(
+            model=parts.loaded.model,
+            args=config,
+            processing_class=parts.loaded.tokenizer,
+            train_dataset=parts.rows,
+            data_collator=parts.collate,
+            callbacks=parts.callbacks,
+            optimizers=(parts.optimizer, None),
+        )
+
+
+def run(recipe: Recipe, run: RunDirectory) -> Outcome:
+    """Run the stage in its directory; called by the journey."""
+    return SupervisedStage(recipe, run).execute()

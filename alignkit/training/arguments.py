@@ -1,0 +1,69 @@
+"""From a recipe's sections to the arguments of TRL's config classes: the one place where the names meet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignkit.config.recipe import GradientRecipe
+from alignkit.runs.directory import RunDirectory
+from alignkit.training.memory import Fit
+
+OPTIMIZERS = {
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+}
+DECAYS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def trl_arguments(
+    recipe: GradientRecipe, run: RunDirectory, *, device: str, autocast: str | None, fit: Fit, world: int = 1
+) -> dict[str, Any]:
+    """Keyword arguments that every TRL config shares; a stage adds its own.
+
+    ``autocast`` is "bf16", "fp16" or None. ``recipe.trl`` comes last: it was checked and holds no key that is ours.
+    """
+    trackers = [] if recipe.report_to == "none" else list(recipe.report_to)
+    optimizer = OPTIMIZERS[recipe.optimizer.name]
+    if optimizer == "adamw_torch_fused" and device == "mps":
+        optimizer = "adamw_torch"
+    return {
+        "output_dir": str(run.checkpoints),
+        "per_device_train_batch_size": fit.micro,
+        "gradient_accumulation_steps": max(1, recipe.batch.size // (fit.micro * world)),
+        "learning_rate": recipe.optimizer.learning_rate,
+        "weight_decay": recipe.optimizer.weight_decay,
+        "adam_beta1": recipe.optimizer.beta1,
+        "adam_beta2": recipe.optimizer.beta2,
+        "adam_epsilon": recipe.optimizer.epsilon,
+        "max_grad_norm": recipe.optimizer.max_grad_norm,
+        "optim": optimizer,
+        "num_train_epochs": recipe.schedule.epochs,
+        "max_steps": recipe.schedule.max_steps or -1,
+        "lr_scheduler_type": DECAYS[recipe.schedule.decay],
+        "warmup_steps": recipe.schedule.warmup,
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "bf16": autocast == "bf16",
+        "fp16": autocast == "fp16",
+        "use_cpu": device == "cpu",
+        "gradient_checkpointing": fit.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if fit.gradient_checkpointing else None,
+        # One line of metrics.jsonl a step; the loss is looked at every step anyway, for NaN.
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        # On, it logs a NaN loss as 0.0 and trains on; our guard stops instead.
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": recipe.checkpoint.every,
+        "eval_strategy": "no",
+        "report_to": trackers,
+        "run_name": run.path.name,
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": device.startswith("cuda"),
+        "push_to_hub": False,
+        **recipe.trl,
+    }

@@ -1,0 +1,66 @@
+"""The model card of a trained result: what was done to which model, on what, and whether it worked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from alignkit.config.key_values import decisive
+from alignkit.config.recipe import GradientRecipe
+from alignkit.evaluation.report import metrics_markdown
+from alignkit.models.locating import Source
+from alignkit.models.saving import Card, write_card
+from alignkit.runs.directory import RunDirectory
+from alignkit.runs.versions import package_versions
+from alignkit.training.results import wanted_save
+
+TOLD = ("alignkit", "torch", "transformers", "trl", "peft", "bitsandbytes")
+
+
+def write_cards(recipe: GradientRecipe, run: RunDirectory, source: Source, metrics: dict[str, Any]) -> None:
+    """README.md in RUN/model, and in RUN/adapter where both were saved."""
+    wanted = wanted_save(recipe)
+    write_card(run.model_path, _card(recipe, source, metrics, adapter=wanted == "adapter"))
+    if wanted == "both":
+        write_card(run.path / "adapter", _card(recipe, source, metrics, adapter=True))
+
+
+def _card(recipe: GradientRecipe, source: Source, metrics: dict[str, Any], *, adapter: bool) -> Card:
+    base = source
+    while base.parent is not None:
+        base = base.parent
+    called = base.hub_name or (base.path.name if base.path else "a local model")
+    how = {"none": "full fine-tuning", "lora": "LoRA", "dora": "DoRA"}[recipe.adapter.kind]
+    training = metrics.get("training") or {}
+    data = metrics.get("data") or {}
+    rows = training.get("rows")
+    summary = (
+        f"{called} after the {recipe.stage} stage of alignkit ({how})"
+        + (f", {training.get('steps')} steps of {recipe.batch.size} rows on {rows} rows." if rows else ".")
+        + ("" if adapter or recipe.adapter.kind == "none" else " The adapter is merged into the weights.")
+    )
+    versions = package_versions()
+    sections = [("Did it work", metrics_markdown(metrics))]
+    if "drift" in metrics and not adapter:
+        drift = metrics["drift"]
+        sections.append(
+            (
+                "Drift of the merge",
+                f"Against the unmerged adapter on held-out rows: KL {drift['kl']:.2e} nats a token, the same first choice "
+                f"on {100 * drift['top1_agreement']:.2f}% of the tokens.",
+            )
+        )
+    sections += [
+        ("Data", "\n".join(f"- {line}" for line in data.get("lines", [])) or "No report."),
+        ("Settings", f"```yaml\n{yaml.safe_dump(decisive(recipe), sort_keys=False).strip()}\n```"),
+        ("Versions", ", ".join(f"{name} {versions[name]}" for name in TOLD if name in versions)),
+    ]
+    return Card(
+        title=f"{called.rsplit('/', 1)[-1]} · {recipe.stage}",
+        summary=summary,
+        adapter=adapter,
+        base_model=base.hub_name,
+        tags=[recipe.stage, *([recipe.adapter.kind] if recipe.adapter.kind != "none" else [])],
+        sections=[(heading, text) for heading, text in sections if text.strip()],
+    )

@@ -1,0 +1,144 @@
+"""One training loop from a checkpoint, or from nothing, to the last step: TRL's trainer with our guards around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from alignkit.config.recipe import GradientRecipe
+from alignkit.console import log
+from alignkit.data.batching import RowOrder, flatten, pad
+from alignkit.data.prepare import Prepared
+from alignkit.errors import Interrupted
+from alignkit.models.loading import Loaded
+from alignkit.runs.directory import RunDirectory
+from alignkit.training import checkpoints
+from alignkit.training.arguments import trl_arguments
+from alignkit.training.head import install_scoring_head
+from alignkit.training.memory import Fit
+from alignkit.training.loraplus import loraplus_optimizer
+from alignkit.training.meter import Meter, peak_memory_bytes
+from alignkit.training.precision import pad_token_id
+from alignkit.training.progress import Progress
+from alignkit.training.signals import StopRequest
+from alignkit.training.stopping import StopWhenAsked
+from alignkit.training.trainer import GuardedTrainer
+from alignkit.training.watch import HeldOutWatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerParts:
+    """What a stage builds its TRL trainer from."""
+
+    loaded: Loaded
+    prepared: Prepared
+    arguments: dict[str, Any]
+    """For the stage's TRL config class; the stage adds what is its own."""
+    rows: Any
+    """`datasets.Dataset` with input_ids, labels and where."""
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    callbacks: list[Any]
+    optimizer: Any | None
+    """None: the trainer makes it from its arguments."""
+
+
+def train(
+    recipe: GradientRecipe,
+    run: RunDirectory,
+    build_trainer: Callable[[TrainerParts], GuardedTrainer],
+    loaded: Loaded,
+    prepared: Prepared,
+    resolved: dict[str, Any],
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Train ``loaded.model`` in place and return the figures of the training.
+
+    Raises:
+        Interrupted: a signal asked for the end; a checkpoint was saved.
+        NumericsError: a loss or gradient was not finite.
+    """
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    meter = Meter()
+    progress = Progress(run, meter)
+    watch = HeldOutWatch(recipe, run, meter, prepared.held_out, pad_token_id(loaded.tokenizer))
+    fit = Fit(resolved["micro"], resolved["gradient_checkpointing"])
+    device = loaded.device.type
+    arguments = trl_arguments(recipe, run, device=device, autocast=resolved["autocast"], fit=fit)
+    rows = Dataset.from_dict(
+        {
+            "input_ids": [row.input_ids for row in prepared.train],
+            "labels": [row.labels for row in prepared.train],
+            "where": [row.where for row in prepared.train],
+        }
+    )
+    pad_id = pad_token_id(loaded.tokenizer)
+    collate = flatten() if resolved["layout"] == "flattened" else pad(pad_id)
+    adapters_before = {
+        name: parameter.detach().clone()
+        for name, parameter in loaded.model.named_parameters()
+        if loaded.quantized and parameter.requires_grad
+    }
+    trainer = build_trainer(
+        TrainerParts(
+            loaded=loaded,
+            prepared=prepared,
+            arguments=arguments,
+            rows=rows,
+            collate=collate,
+            callbacks=[watch, StopWhenAsked(stop), progress],
+            optimizer=loraplus_optimizer(recipe, loaded.model, device),
+        )
+    )
+    # TRL turns the adapters of a quantized base to bf16, where small updates round away: back to fp32, bit for bit.
+    for name, parameter in loaded.model.named_parameters():
+        if name in adapters_before:
+            parameter.data = adapters_before[name]
+    for theirs in (PrinterCallback, ProgressCallback):  # both write to stdout
+        trainer.remove_callback(theirs)
+    install_scoring_head(trainer.model, wanted=("log_probs", "entropy", "is_top1"))
+    lengths = [len(row.input_ids) for row in prepared.train]
+    order = RowOrder(
+        lengths, seed=recipe.seed, batch=recipe.batch.size, group_by_length=recipe.data.group_by_length
+    )
+    trainer.prepare_guards(run, meter, keep=recipe.checkpoint.keep, row_order=order)
+    watch.trainer = trainer
+
+    start, passed_over = checkpoints.newest_good(run.checkpoints)
+    for sentence in passed_over:
+        log.warn(sentence)
+    if start is not None:
+        log.say(f"resuming from step {checkpoints.step_of(start)} ({start.name})")
+    run.truncate_metrics(checkpoints.step_of(start) if start else 0)
+    stop.finishing_step = True
+    try:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    finally:
+        stop.finishing_step = False
+        progress.close()
+    if stop.signum is not None:
+        raise Interrupted(
+            stop.signum,
+            f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; its checkpoint is saved. "
+            "The same command goes on from there.",
+        )
+    best = watch.best_checkpoint() if recipe.schedule.patience is not None else None
+    if best is not None and checkpoints.step_of(best) != trainer.state.global_step:
+        log.say(f"taking the weights of step {checkpoints.step_of(best)}, the best on held-out rows")
+        trainer._load_from_checkpoint(str(best))
+    losses = [m["loss"] for m in run.read_metrics() if "loss" in m]
+    return {
+        "steps": trainer.state.global_step,
+        "rows": len(prepared.train),
+        "loss_first": losses[0] if losses else None,
+        "loss_last": losses[-1] if losses else None,
+        "tokens": meter.tokens,
+        "labelled_tokens": meter.labelled,
+        "seconds": round(meter.seconds, 2),
+        "tokens_per_second": round(meter.tokens_per_second, 1),
+        "labelled_per_second": round(meter.labelled_per_second, 1),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "resumed_from_step": checkpoints.step_of(start) if start else None,
+    }

@@ -1,0 +1,60 @@
+"""Which number format is stored and which one is computed in, and how rows lie in a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from alignkit.config.recipe import GradientRecipe
+from alignkit.config.sections import Model
+from alignkit.console import log
+from alignkit.models.attention import can_isolate, use_varlen
+from alignkit.models.loading import Loaded, choose_dtype
+
+
+def model_section(recipe: GradientRecipe) -> Model:
+    """The model section to load with.
+
+    Weights that are trained in full are kept in fp32 under `auto`: at usual learning rates most bf16 updates round
+    away. The matrix products still run in bf16 (see ``autocast``). Frozen weights are loaded in the device's format.
+    """
+    if recipe.adapter.kind == "none" and recipe.model.dtype == "auto":
+        return dataclasses.replace(recipe.model, dtype="fp32")
+    return recipe.model
+
+
+def autocast(recipe: GradientRecipe, loaded: Loaded) -> str | None:
+    """"bf16", "fp16" or None: the format that products are computed in while training."""
+    if recipe.adapter.kind == "none" and recipe.model.dtype == "auto":
+        wanted = choose_dtype(recipe.model, loaded.device)
+    else:
+        wanted = loaded.dtype
+    return {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(wanted))
+
+
+def layout(recipe: GradientRecipe, loaded: Loaded) -> str:
+    """"flattened" (rows end to end, no padding, each attending to itself only) or "padded".
+
+    Flattening is taken only after this model has shown, on two short documents, that they do not see each other.
+    """
+    if not recipe.data.packing:
+        return "padded"
+    if loaded.attention == "eager":
+        log.say("rows are padded, not laid end to end: eager attention knows no document boundaries")
+        return "padded"
+    if loaded.attention == "sdpa":
+        use_varlen(loaded.model)
+    if can_isolate(loaded.model):
+        return "flattened"
+    if loaded.attention == "sdpa":
+        loaded.model.set_attn_implementation("sdpa")
+    log.say("rows are padded, not laid end to end: this model's layers would let one row see another")
+    return "padded"
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """The id that fills padded batches; masked everywhere, so eos serves when there is none."""
+    for value in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if value is not None:
+            return int(value)
+    return 0

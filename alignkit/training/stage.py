@@ -1,0 +1,176 @@
+"""The life of a gradient stage, the same for sft, lora and every stage that trains weights.
+
+Phases, each with a mark in RUN/state when it is done, so that a run that was cut off repeats none of them:
+data checked -> model loaded -> evaluated before -> trained -> evaluated after -> saved. A stage subclasses
+``GradientStage`` and says how its rows are prepared and which trainer it uses.
+"""
+
+from __future__ import annotations
+
+import gc
+from abc import ABC, abstractmethod
+from typing import Any
+
+from alignkit.config.recipe import GradientRecipe
+from alignkit.console import log
+from alignkit.data.prepare import Prepared
+from alignkit.errors import RunError
+from alignkit.evaluation.probe import probe
+from alignkit.evaluation.scores import Scores, headline
+from alignkit.models.adapters import attach, trainable_summary
+from alignkit.models.loading import Loaded, load, load_tokenizer
+from alignkit.models.sources import context_length, locate
+from alignkit.runs.directory import RunDirectory
+from alignkit.runs.outcome import Outcome
+from alignkit.training import cards, precision, results
+from alignkit.training.loop import TrainerParts, train
+from alignkit.training.memory import fit, free_bytes, is_out_of_memory, out_of_memory_message
+from alignkit.training.signals import StopRequest
+from alignkit.training.trainer import GuardedTrainer
+
+
+class GradientStage(ABC):
+    """One run of a stage that trains weights. Override ``prepare`` and ``build_trainer``."""
+
+    def __init__(self, recipe: GradientRecipe, run: RunDirectory) -> None:
+        self.recipe, self.run = recipe, run
+        self.source = locate(recipe.model)
+        limit = context_length(self.source)
+        if limit is not None and limit < recipe.data.max_length:
+            log.say(f"rows of at most {limit} tokens: the model reads no more")
+            recipe.data.max_length = limit
+
+    # --- what a stage says ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self, tokenizer: Any) -> Prepared:
+        """Rows to tokens and masks; every fault of the data is raised here, before any weight is read."""
+
+    @abstractmethod
+    def build_trainer(self, parts: TrainerParts) -> GuardedTrainer:
+        """The stage's trainer: a ``GuardedTrainer`` over a TRL trainer."""
+
+    # --- the journey ---------------------------------------------------------------------------------------------
+
+    def execute(self) -> Outcome:
+        """Run what is left of the stage and return its outcome."""
+        with StopRequest().listening() as stop:
+            log.say(self.source.said)
+            tokenizer = load_tokenizer(self.recipe.model, self.source)
+            prepared = self.prepare(tokenizer)
+            for line in prepared.report.lines():
+                log.say(line)
+            product = None
+            if self.run.read_mark("trained") is None:
+                product = self._train(prepared, stop)
+            elif self._evaluation_due("evaluated_before"):
+                base = self._load()
+                self._evaluate("evaluated_before", base.model, tokenizer, prepared)
+                del base
+                gc.collect()
+            if product is None and (self._evaluation_due("evaluated_after") or results.save_due(self.recipe, self.run)):
+                product = results.reload(self.recipe, self.run, self.run.read_mark("resolved") or {})
+            if product is not None:
+                self._evaluate("evaluated_after", product.model, tokenizer, prepared)
+                results.save(self.recipe, self.run, product, prepared.held_out)
+            return self._outcome(prepared)
+
+    def _load(self) -> Loaded:
+        section = precision.model_section(self.recipe)
+        return load(section, self.recipe.quantization, source=self.source)
+
+    def _train(self, prepared: Prepared, stop: StopRequest) -> Loaded:
+        loaded = self._load()
+        resolved = self._resolve(loaded, prepared)
+        self._evaluate("evaluated_before", loaded.model, loaded.tokenizer, prepared)
+        if self.recipe.adapter.kind != "none":
+            loaded.model = attach(
+                loaded,
+                self.recipe.adapter,
+                seed=self.recipe.seed,
+                calibration=results.calibration_batches(self.recipe, prepared, loaded.tokenizer),
+            )
+        else:
+            loaded.model.requires_grad_(True)
+        trainable, total = trainable_summary(loaded.model)
+        log.say(f"training {trainable:,} of {total:,} weights ({100 * trainable / total:.2f}%)")
+        try:
+            figures = train(self.recipe, self.run, self.build_trainer, loaded, prepared, resolved, stop)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = out_of_memory_message(
+                self.recipe, error, micro=resolved["micro"], checkpointing=resolved["gradient_checkpointing"]
+            )
+            raise RunError(message) from error
+        results.keep_trained(self.recipe, self.run, loaded, self.source)
+        self.run.mark("trained", figures)
+        return loaded
+
+    def _resolve(self, loaded: Loaded, prepared: Prepared) -> dict[str, Any]:
+        """What every `auto` became; on a resume, what it was at the start, or an error where it cannot be again."""
+        autocast = precision.autocast(self.recipe, loaded)
+        longest = max(len(row.input_ids) for row in prepared.train)
+        chosen = fit(
+            self.recipe,
+            loaded.model.config,
+            longest=longest,
+            bytes_per_value=2 if autocast or loaded.dtype.itemsize == 2 else 4,
+            free=free_bytes(str(loaded.device)),
+        )
+        now = {
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "autocast": autocast,
+            "attention": loaded.attention,
+            "device": str(loaded.device),
+            "layout": precision.layout(self.recipe, loaded),
+            "micro": chosen.micro,
+            "gradient_checkpointing": chosen.gradient_checkpointing,
+        }
+        before = self.run.read_mark("resolved")
+        if before is not None:
+            # The estimate depends on the memory that happens to be free: keep what the run began with.
+            if self.recipe.batch.micro == "auto":
+                now["micro"] = before.get("micro", now["micro"])
+            if self.recipe.memory.gradient_checkpointing == "auto":
+                now["gradient_checkpointing"] = before.get("gradient_checkpointing", now["gradient_checkpointing"])
+            moved = [k for k in ("dtype", "autocast", "attention", "device", "layout") if before.get(k) != now[k]]
+            if moved:
+                listed = ", ".join(f"{k} was {before.get(k)} and is {now[k]}" for k in moved)
+                raise RunError(
+                    f"{self.run.path} was begun under other conditions ({listed}), so going on would not give the same "
+                    "model. Set them as they were (model.dtype, model.attention, data.packing), or train anew with --fresh."
+                )
+        self.run.mark("resolved", now)
+        log.detail(", ".join(f"{k} {v}" for k, v in now.items()))
+        return now
+
+    # --- evaluation ----------------------------------------------------------------------------------------------
+
+    def _evaluation_due(self, mark: str) -> bool:
+        done = self.run.read_mark(mark)
+        return done is None or done.get("evaluation") != self.recipe.evaluation.decides()
+
+    def _evaluate(self, mark: str, model: Any, tokenizer: Any, prepared: Prepared) -> None:
+        if not self._evaluation_due(mark):
+            return
+        scores: Scores | None = None
+        if self.recipe.evaluation.rows and prepared.held_out:
+            when = "before" if mark == "evaluated_before" else "after"
+            count = min(len(prepared.held_out), self.recipe.evaluation.rows)
+            log.say(f"evaluating {when} training on {count} held-out rows")
+            scores = probe(model, tokenizer, prepared.held_out, self.recipe.evaluation)
+        self.run.mark(mark, {"evaluation": self.recipe.evaluation.decides(), "scores": scores.as_dict() if scores else None})
+
+    def _outcome(self, prepared: Prepared) -> Outcome:
+        marks = {when: self.run.read_mark(f"evaluated_{when}") or {} for when in ("before", "after")}
+        metrics: dict[str, Any] = {when: mark.get("scores") for when, mark in marks.items()}
+        scores = {when: Scores.from_dict(found) if found else None for when, found in metrics.items()}
+        metrics["headline"] = headline(scores["before"], scores["after"])
+        metrics["training"] = self.run.read_mark("trained")
+        metrics["data"] = prepared.report.as_dict()
+        drift = (self.run.read_mark("saved") or {}).get("drift")
+        if drift:
+            metrics["drift"] = drift
+        cards.write_cards(self.recipe, self.run, self.source, metrics)
+        return Outcome(result=self.run.model_path, metrics=metrics, resolved=self.run.read_mark("resolved") or {})

@@ -1,0 +1,110 @@
+"""What every TRL trainer inherits here: guards, exact checkpoints, our data order, and the scoring head's place.
+
+``class SupervisedTrainer(GuardedTrainer, SFTTrainer)``: the mixin comes first, so that it stands around TRL's methods.
+It hooks the methods that transformers' Trainer offers for overriding and leaves the loop itself alone.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.console import log
+from alignkit.errors import NumericsError, RunError
+from alignkit.runs.directory import RunDirectory
+from alignkit.training import checkpoints
+from alignkit.training.meter import Meter
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _Base
+else:
+    _Base = object
+
+ROWS_NAMED = 8
+
+
+class GuardedTrainer(_Base):  # type: ignore[misc]
+    """Mixin over a transformers ``Trainer``; call ``prepare_guards`` once after construction."""
+
+    run_directory: RunDirectory
+    meter: Meter
+    keep_checkpoints: int
+    best_checkpoint: Path | None = None
+    row_order: Any = None
+    _step_rows: list[str]
+    _committing: Path | None = None
+
+    def prepare_guards(self, run: RunDirectory, meter: Meter, *, keep: int, row_order: Any) -> None:
+        """Give the trainer its run directory, its meter, how many checkpoints to keep, and the order of the rows."""
+        self.run_directory, self.meter, self.keep_checkpoints = run, meter, keep
+        self.row_order = row_order
+        self._step_rows = []
+
+    # --- the numbers -------------------------------------------------------------------------------------------
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Forward and backward of one micro-batch; a loss that is not finite ends the run before any weight moves."""
+        rows = inputs.pop("rows", [])
+        self._step_rows.extend(rows)
+        labels = inputs["labels"]
+        mask = inputs.get("attention_mask")
+        self.meter.tokens += int(mask.sum()) if mask is not None else labels.numel()
+        self.meter.labelled += int((labels != -100).sum())
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not bool(torch.isfinite(loss)):
+            self._refuse(f"the loss is {float(loss)}", rows)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        value = float(norm)
+        # With fp16, the gradient scaler skips such a step by itself and lowers its scale.
+        if not math.isfinite(value) and self.accelerator.scaler is None:
+            self._refuse(f"the gradient norm is {value}", self._step_rows)
+        self._step_rows = []
+        return norm
+
+    def _refuse(self, what: str, rows: list[str]) -> None:
+        named = ", ".join(rows[:ROWS_NAMED]) + (f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else "")
+        last = checkpoints.all_checkpoints(self.run_directory.checkpoints)
+        kept = f"The last good checkpoint is {last[0]}." if last else "No checkpoint had been written yet."
+        raise NumericsError(
+            f"At step {self.state.global_step + 1} {what}; the run stops before this step changes the weights. "
+            f"Rows of the step: {named or 'unknown'}. {kept} "
+            "A lower optimizer.learning_rate, a longer schedule.warmup or model.dtype=fp32 helps most often."
+        )
+
+    # --- the order of the rows ---------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.row_order
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._committing or self.args.output_dir)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Let the Trainer write into a staging folder, then digest, flush and rename what it wrote."""
+        directory = Path(self.args.output_dir)
+        self._committing = checkpoints.staging(directory)
+        try:
+            super()._save_checkpoint(model, trial)
+            final = checkpoints.commit(self._committing / f"checkpoint-{self.state.global_step}", directory)
+        except OSError as error:
+            raise RunError(
+                f"The checkpoint of step {self.state.global_step} could not be written: {error.strerror or error}. "
+                "Earlier checkpoints are intact; make room and run the same command to go on."
+            ) from error
+        finally:
+            shutil.rmtree(self._committing, ignore_errors=True)
+            self._committing = None
+        log.detail(f"checkpoint {final}")
+        checkpoints.prune(directory, self.keep_checkpoints, spare=self.best_checkpoint)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Cards are written with the result, from what was measured; not with every checkpoint."""
