@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from alignkit.config.compose import Composed, compose
 from alignkit.config.key_values import decisive
 from alignkit.config.provenance import BUILT_IN
 from alignkit.config.recipe import GradientRecipe, StageRecipe
-from alignkit.config.sections import Adapter, Data, Evaluation, Model, Quantization
+from alignkit.config.sections import Data, Evaluation, Model
 from alignkit.console import log
 from alignkit.console.libraries import kept_quiet
 from alignkit.console.streams import stdout_to_stderr
@@ -28,6 +28,7 @@ from alignkit.runs.directory import RunDirectory, local_parent, open_run
 from alignkit.runs.key import run_key
 from alignkit.runs.manifest import Manifest, Parent, publish, read_manifest, unpublish
 from alignkit.runs.outcome import Outcome
+from alignkit.runs.spool import STDIN, keep_in_run, spool_stdin
 
 TOLD_VERSIONS = ("alignkit", "torch", "transformers", "trl", "peft", "bitsandbytes")
 """Packages whose change is announced when a run made with another version is reused."""
@@ -85,13 +86,18 @@ def train(
     """
     log.set_verbosity(verbosity)
     with stdout_to_stderr(), kept_quiet():
-        composed, faults = check(name, overrides, recipes=recipes)
-        if faults:
-            raise RequestError(faults)
+        composed = compose(name, overrides, recipes=recipes)
+        if composed.faults:
+            raise RequestError([*composed.faults, *_room_faults(composed)])
         recipe = composed.recipe
+        spooled = _spool(composed)
+        if faults := list(_room_faults(composed)):
+            raise RequestError(faults)
         inputs = identify(recipe)
         key = run_key(recipe.stage, recipe.semantics, decisive(recipe), inputs.digests)
         run = open_run(recipe.run.root, recipe.stage, key, fresh=fresh)
+        for data, file in spooled.items():
+            _rename(composed, data, str(keep_in_run(file, run.path)))
         if run.is_complete and not _stale_parts(run, composed):
             return _reuse(run)
         with run.lock():
@@ -116,6 +122,26 @@ def _sections(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _sections(inner, f"{prefix}{item.name}.")
 
 
+def _spool(composed: Composed) -> dict[str, Path]:
+    """`data=-`: what comes on stdin goes into a file, and the recipe names that. Section to file."""
+    spooled = {}
+    for where, section in _sections(composed.recipe):
+        if isinstance(section, Data) and section.name == STDIN:
+            spooled[where] = spool_stdin(composed.recipe.run.root, f"{where}.name")
+            _rename(composed, where, str(spooled[where]))
+    return spooled
+
+
+def _rename(composed: Composed, where: str, name: str) -> None:
+    """Let a data section of the recipe read another file."""
+    section = dict(_sections(composed.recipe))[where]
+    section.name = name
+    values = composed.values
+    for step in where.split("."):
+        values = values[step]
+    values["name"] = name
+
+
 def _room_faults(composed: Composed) -> Iterator[Fault]:
     """What the rooms that own files say about the recipe's models and data."""
     from alignkit.data import check as data_check
@@ -124,32 +150,22 @@ def _room_faults(composed: Composed) -> Iterator[Fault]:
     recipe = composed.recipe
     trained = recipe if isinstance(recipe, GradientRecipe) else None
     for where, section in _sections(recipe):
-        if isinstance(section, Data) and section.name:
+        if isinstance(section, Data) and section.name and section.name != STDIN:
             yield from map(composed.placed, data_check.check(section, where=where))
         elif isinstance(section, Model) and section.name:
             main = trained if where == "model" else None
-            quantization = main.quantization if main else Quantization()
-            adapter = main.adapter if main else Adapter()
-            found = model_sources.check(section, quantization, adapter)
+            # The default length gives way to a model that reads less; one that was asked for does not.
+            asked = composed.origins.get("data.max_length") != BUILT_IN
+            found = model_sources.check(
+                section,
+                main.quantization if main else None,
+                main.adapter if main else None,
+                where=where,
+                max_length=main.data.max_length if main and asked else None,
+            )
             yield from map(composed.placed, found)
-            asked = composed.origins.get("data.max_length") != BUILT_IN  # the default gives way to a shorter model
-            if main and asked and not found:
-                yield from map(composed.placed, _too_long(section, main.data))
     if trained is not None and trained.report_to != "none":
         yield from _missing_trackers(trained.report_to)
-
-
-def _too_long(model: Model, data: Data) -> Iterator[Fault]:
-    """Rows longer than what the model can read would train positions that it does not have."""
-    from alignkit.models.sources import context_length, locate
-
-    limit = context_length(locate(model))
-    if limit is not None and data.max_length > limit:
-        yield Fault(
-            where="data.max_length",
-            what=f"rows of {data.max_length} tokens, and the model reads {limit}",
-            instead=f"Write data.max_length={limit} or less; extend-context stretches a model first.",
-        )
 
 
 def _missing_trackers(trackers: Sequence[str]) -> Iterator[Fault]:
@@ -190,7 +206,7 @@ def identify(recipe: StageRecipe) -> Inputs:
                         name=section.name,
                         digest=together,
                         hub=source.hub_name,
-                        commit=found["hub"].partition("@")[2],
+                        commit=found.get("commit"),
                     )
                 )
         elif isinstance(section, Data):
@@ -227,11 +243,16 @@ def _execute(run: RunDirectory, composed: Composed, inputs: Inputs) -> Result:
 
     recipe = composed.recipe
     run.clear_mark("failed")
+    begun = run.read_mark("versions")
+    if begun is None:
+        run.mark("versions", package_versions())
     run.record_parents(inputs.parents)
     run.write("recipe.yaml", show(composed))
     run.write("environment.txt", environment_text())
     with log.log_to(run.log_file):
         log.say(f"run {run.path}")
+        if begun is not None:
+            _announce_versions("this run was begun with", begun)
         try:
             runner = importlib.import_module(f"alignkit.stages.{recipe.stage.replace('-', '_')}.run")
             outcome: Outcome = runner.run(recipe, run)
@@ -267,20 +288,23 @@ def _execute(run: RunDirectory, composed: Composed, inputs: Inputs) -> Result:
 
 
 def _reuse(run: RunDirectory) -> Result:
-    from alignkit.runs.versions import package_versions
-
     manifest = read_manifest(run.path)
     log.say(f"done before: {run.path} (--fresh trains anew, beside it)")
-    now = package_versions()
-    moved = [
-        f"{name} {manifest.versions[name]} (now {now[name]})"
-        for name in TOLD_VERSIONS
-        if name in manifest.versions and name in now and manifest.versions[name] != now[name]
-    ]
-    if moved:
-        log.say(f"made with {', '.join(moved)}")
+    _announce_versions("made with", manifest.versions)
     _tell(manifest)
     return Result(path=run.path / manifest.result, key=run.key, run=run.path, metrics=manifest.metrics, reused=True)
+
+
+def _announce_versions(how: str, then: Mapping[str, str]) -> None:
+    """One line when the libraries that decide numbers are not the ones a run was made with."""
+    from alignkit.runs.versions import package_versions, version_changes
+
+    now = package_versions()
+    changes = version_changes(
+        {name: then[name] for name in TOLD_VERSIONS if name in then}, {name: now[name] for name in TOLD_VERSIONS if name in now}
+    )
+    if changes:
+        log.say(f"{how} {'; '.join(changes)}")
 
 
 def _tell(manifest: Manifest) -> None:

@@ -24,7 +24,10 @@ Ctrl-C stops an answer. A line that begins with a blank is never a command."""
 
 def chat(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a directory, a GGUF file, a hub name, or a name of recipes/model/.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run, a directory, a GGUF file, a hub name, or a name of recipes/model/."
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -67,7 +70,9 @@ def chat(
 def _sampling_faults(temperature: float, top_p: float | None, seed: int | None) -> list[Fault]:
     faults = []
     if not (math.isfinite(temperature) and temperature >= 0):
-        faults.append(Fault(where="--temperature", what=f"{temperature:g} is no temperature", instead="Write 0 or more."))
+        faults.append(
+            Fault(where="--temperature", what=f"{temperature:g} is no temperature", instead="Write 0 or more.")
+        )
     if top_p is not None and not 0 < top_p <= 1:
         faults.append(Fault(where="--top-p", what=f"{top_p:g} is no share", instead="Write more than 0 and at most 1."))
     if temperature == 0:
@@ -85,7 +90,9 @@ def _piped_prompt() -> str:
         raise RequestError(Fault(where="stdin", what=f"the prompt is no UTF-8 text ({error.reason})")) from error
     if not prompt.strip():
         raise RequestError(
-            Fault(where="stdin", what="the prompt is empty", instead="Write echo 'your question' | alignkit chat MODEL.")
+            Fault(
+                where="stdin", what="the prompt is empty", instead="Write echo 'your question' | alignkit chat MODEL."
+            )
         )
     return prompt
 

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a directory, a GGUF file, a hub name, or a name of recipes/model/.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run, a directory, a GGUF file, a hub name, or a name of recipes/model/."
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -50,10 +53,13 @@ def evaluate(
 def _checked(model: str, overrides: list[str], recipes: list[Path]) -> EvalRecipe:
     """The composed request. Raises RequestError with every fault that can be known without torch."""
     from alignkit.config.compose import compose
+    from alignkit.config.provenance import BUILT_IN
     from alignkit.config.search import shipped_recipes
     from alignkit.data import check as data_check
     from alignkit.evaluation.recipe import EvalRecipe
     from alignkit.models import check as model_check
+    from alignkit.models.context import context_length
+    from alignkit.models.locating import locate
 
     file = shipped_recipes() / "command" / "eval.yaml"
     composed = compose(str(file), [f"model={model}", *overrides], recipes=recipes, schema=EvalRecipe)
@@ -62,10 +68,15 @@ def _checked(model: str, overrides: list[str], recipes: list[Path]) -> EvalRecip
     faults = list(composed.faults)
     if recipe.data.name:
         faults += data_check.check(recipe.data, where="data")
+    chosen = composed.origins["data.max_length"] != BUILT_IN
     if recipe.model.name:
-        faults += model_check.check(recipe.model, recipe.quantization, max_length=recipe.data.max_length)
+        longest = recipe.data.max_length if chosen else None
+        faults += model_check.check(recipe.model, recipe.quantization, max_length=longest)
     if faults:
         raise RequestError(faults)
+    context = context_length(locate(recipe.model))
+    if not chosen and context is not None:  # nobody asked for the default: a short-sighted model is scored on what fits
+        recipe.data.max_length = min(recipe.data.max_length, context)
     return recipe
 
 

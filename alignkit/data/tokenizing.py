@@ -19,13 +19,12 @@ TAIL = 64
 
 
 class Encoder:
-    """Tokenises rendered texts with one tokenizer. ``in_pieces`` counts the rows that had to be cut."""
+    """Tokenises rendered texts with one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.special = special_tokens(tokenizer)
         self.prefix = plain_prefix(tokenizer)
-        self.in_pieces = 0
         self._last_tokens: dict[str, int] = {}
         self._cut_always = not tokenizer.is_fast  # no offsets: cutting is the only exact way
 
@@ -45,7 +44,6 @@ class Encoder:
         rest = [i for i in range(len(rendered)) if i not in done]
         for i, encoded in zip(rest, self._encode_in_pieces([rendered[i] for i in rest]), strict=True):
             done[i] = encoded
-        self.in_pieces += len(rest)
         # A template whose every prompt ends inside a token is cut from now on without trying.
         self._cut_always = self._cut_always or (len(rest) > 8 and len(rest) > len(whole) // 2)
         return [done[i] for i in range(len(rendered))]
@@ -67,11 +65,9 @@ class Encoder:
     def _first_token(self, text: str, ids: list[int], encoding: Any, start: int, end: int) -> int | None:
         """The token that begins at character `start`, if one does and the prompt before it keeps its own tokens."""
         first = next((t for at in range(start, end) if (t := encoding.char_to_token(at)) is not None), None)
-        if first is None or encoding.token_to_chars(first)[0] < start:
-            return None
-        if first == 0:
-            return 0 if start == 0 else None
-        if encoding.token_to_chars(first - 1)[1] < start:  # white space of the prompt went into the answer's token
+        if not first:  # no token there, or the first one: the answer begins with the text, or inside its first token
+            return first if start == 0 else None
+        if encoding.token_to_chars(first - 1)[1] < start:  # characters of the prompt went into the answer's token
             return None
         return int(first) if ids[first - 1] == self._last_token(text, start) else None
 

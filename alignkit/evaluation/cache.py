@@ -36,7 +36,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def _holds(self, buffers: tuple[Tensor, Tensor], end: int) -> bool:
-        """Whether the keys still lie in the buffer, and it has room. Dropping rows makes new tensors, cropping does not."""
+        """Whether the keys still lie in the buffer, with room left. Dropping rows makes new tensors, cropping none."""
         keys = buffers[0]
         return keys.data_ptr() == self.keys.data_ptr() and len(keys) == len(self.keys) and end <= keys.shape[-2]
 

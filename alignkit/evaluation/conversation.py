@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from alignkit.errors import Fault, RequestError
 from alignkit.data.rows import Message
 from alignkit.data.tokenizing import prompt_ids
+from alignkit.errors import Fault, RequestError
 from alignkit.evaluation.decoding import Decoder, continuation, room
 from alignkit.evaluation.inference import context_length, reading
 from alignkit.evaluation.stopping import stop_tokens
@@ -100,7 +100,7 @@ class Conversation:
     def _room(self, ids: list[int]) -> int:
         """How many tokens the answer may have."""
         if not ids:
-            raise RequestError(Fault(where="prompt", what="it holds no token", instead="Write something to go on from."))
+            raise RequestError(Fault(where="prompt", what="it holds no token", instead="Write something."))
         tokens = room(self.model, len(ids), self.max_new_tokens)
         if not tokens:
             raise RequestError(
@@ -181,9 +181,7 @@ class _Written:
 
     @property
     def text(self) -> str:
-        decoded: str = self._tokenizer.decode(
-            self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        decoded: str = self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return decoded
 
     def add(self, token: int) -> str:

@@ -128,4 +128,3 @@ def continuation(
         token = sample(logits[0], temperature=temperature, top_p=top_p, generator=generator)
         yield token
         ids = [token]
-

@@ -156,7 +156,8 @@ def _scores_table(before: Scores | None, after: Scores | None) -> RenderableType
         table.add_column("change", justify="right", no_wrap=True)
     for line in _lines(before, after):
         colour = {True: "green", False: "red", None: ""}[line.better]
-        cells = [Text(cell, style="bold" if index == len(line.cells) - 1 else "") for index, cell in enumerate(line.cells)]
+        *older, newest = line.cells
+        cells = [*map(Text, older), Text(newest, style="bold")]
         quiet = "dim" if line.name.startswith(" ") else ""
         table.add_row(Text(line.name), *cells, *([Text(line.change, style=colour)] if both else []), style=quiet)
     return table

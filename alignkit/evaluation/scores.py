@@ -94,7 +94,8 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
     spread = z * z / trials
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the bound is the end itself, but for rounding.
+    return centre - half if successes else 0.0, centre + half if successes < trials else 1.0
 
 
 def _to_json(value: float | None) -> float | str | None:

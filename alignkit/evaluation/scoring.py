@@ -37,9 +37,7 @@ class HeldOutLoss(TypedDict):
     labelled_tokens: int
 
 
-def held_out_loss(
-    model: Any, rows: Sequence[Labelled], *, pad_id: int, tokens_per_batch: int = 2048
-) -> HeldOutLoss:
+def held_out_loss(model: Any, rows: Sequence[Labelled], *, pad_id: int, tokens_per_batch: int = 2048) -> HeldOutLoss:
     """Mean negative log-likelihood over all labelled tokens of ``rows``: long answers weigh more than short ones.
 
     Only labelled positions go through the head. In fp32 the result does not depend on ``tokens_per_batch``

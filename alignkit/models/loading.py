@@ -165,7 +165,7 @@ def _load_base(
         raise RequestError(
             Fault(
                 where="quantization.kind",
-                what=f"reading {quantization.kind} weights (an adapter may have been trained on them) needs bitsandbytes",
+                what=f"{quantization.kind} weights (an adapter may have been trained on them) need bitsandbytes",
                 instead="Install it (pip install bitsandbytes); it does not run on macOS.",
             )
         )

@@ -10,7 +10,7 @@ from alignkit.config.key_values import decisive
 from alignkit.config.recipe import GradientRecipe
 from alignkit.evaluation.report import metrics_markdown
 from alignkit.models.locating import Source
-from alignkit.models.saving import Card, write_card
+from alignkit.models.saving import Card, license_of, write_card
 from alignkit.runs.directory import RunDirectory
 from alignkit.runs.versions import package_versions
 from alignkit.training.results import wanted_save
@@ -61,6 +61,7 @@ def _card(recipe: GradientRecipe, source: Source, metrics: dict[str, Any], *, ad
         summary=summary,
         adapter=adapter,
         base_model=base.hub_name,
+        license=license_of(source),
         tags=[recipe.stage, *([recipe.adapter.kind] if recipe.adapter.kind != "none" else [])],
         sections=[(heading, text) for heading, text in sections if text.strip()],
     )

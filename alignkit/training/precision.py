@@ -8,7 +8,7 @@ from typing import Any
 from alignkit.config.recipe import GradientRecipe
 from alignkit.config.sections import Model
 from alignkit.console import log
-from alignkit.models.attention import can_isolate, use_varlen
+from alignkit.models.attention import VARLEN, can_isolate
 from alignkit.models.loading import Loaded, choose_dtype
 
 
@@ -39,17 +39,13 @@ def layout(recipe: GradientRecipe, loaded: Loaded) -> str:
     """
     if not recipe.data.packing:
         return "padded"
-    if loaded.attention == "eager":
-        log.say("rows are padded, not laid end to end: eager attention knows no document boundaries")
+    if loaded.attention not in (VARLEN, "flash_attention_2"):
+        log.say(f"rows are padded, not laid end to end: {loaded.attention} attention knows no document boundaries")
         return "padded"
-    if loaded.attention == "sdpa":
-        use_varlen(loaded.model)
-    if can_isolate(loaded.model):
-        return "flattened"
-    if loaded.attention == "sdpa":
-        loaded.model.set_attn_implementation("sdpa")
-    log.say("rows are padded, not laid end to end: this model's layers would let one row see another")
-    return "padded"
+    if not can_isolate(loaded.model):
+        log.say("rows are padded, not laid end to end: this model's layers would let one row see another")
+        return "padded"
+    return "flattened"
 
 
 def pad_token_id(tokenizer: Any) -> int:

@@ -50,6 +50,13 @@ class GradientStage(ABC):
     def build_trainer(self, parts: TrainerParts) -> GuardedTrainer:
         """The stage's trainer: a ``GuardedTrainer`` over a TRL trainer."""
 
+    @property
+    def held_out_rows(self) -> int | None:
+        """How many held-out rows anything will look at; None: all, for early stopping."""
+        if self.recipe.schedule.patience is not None:
+            return None
+        return max(self.recipe.evaluation.rows, results.DRIFT_ROWS)
+
     # --- the journey ---------------------------------------------------------------------------------------------
 
     def execute(self) -> Outcome:

@@ -15,6 +15,7 @@ import torch
 
 from alignkit.console import log
 from alignkit.errors import NumericsError, RunError
+from alignkit.models.adapters import TRAINED
 from alignkit.runs.directory import RunDirectory
 from alignkit.training import checkpoints
 from alignkit.training.meter import Meter
@@ -25,6 +26,7 @@ else:
     _Base = object
 
 ROWS_NAMED = 8
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class GuardedTrainer(_Base):  # type: ignore[misc]
@@ -105,6 +107,29 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
             self._committing = None
         log.detail(f"checkpoint {final}")
         checkpoints.prune(directory, self.keep_checkpoints, spare=self.best_checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Of a PeftModel only the adapter that is trained; frozen ones beside it come with the model."""
+        if not hasattr(self.model, "peft_config"):
+            super()._save(output_dir, state_dict)
+            return
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        state = get_peft_model_state_dict(self.model, adapter_name=TRAINED, save_embedding_layers=False)
+        assert output_dir is not None
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, Path(output_dir) / ADAPTER_WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not hasattr(self.model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        state = load_file(Path(resume_from_checkpoint) / ADAPTER_WEIGHTS)
+        set_peft_model_state_dict(self.model, state, adapter_name=TRAINED)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Cards are written with the result, from what was measured; not with every checkpoint."""

@@ -188,7 +188,7 @@ def test_answer_that_begins_with_a_line_break_keeps_the_prompts_tokens():
     assert decode_trained(tokenizer, row) == "\nA<|im_end|>"
 
 
-@pytest.mark.parametrize("prompt", ["Q: ", "Q:  "])
+@pytest.mark.parametrize("prompt", [" ", "Q: ", "Q:  "])
 @pytest.mark.parametrize("trim", [True, False])
 def test_space_of_the_prompt_is_not_learned_as_part_of_the_answer(prompt, trim):
     from tokenizers import processors
@@ -200,9 +200,10 @@ def test_space_of_the_prompt_is_not_learned_as_part_of_the_answer(prompt, trim):
     assert decode_trained(tokenizer, row) == "ab<|im_end|>"
 
 
-def test_prompt_that_alone_would_be_tokenised_otherwise_is_cut():
-    """GPT-2's pattern takes the last white space before a word for itself: "\\n\\n" ends a prompt as one token, but
-    is two tokens once a word follows."""
+@pytest.fixture
+def gpt2_like():
+    """GPT-2's pattern takes the last white space before a word for itself: two line breaks at the end of a prompt are
+    one token, but two once a word follows."""
     from tokenizers import Regex, pre_tokenizers
 
     tokenizer = merging_tokenizer(templates.TWO_LINE_BREAKS)
@@ -212,12 +213,30 @@ def test_prompt_that_alone_would_be_tokenised_otherwise_is_cut():
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    return tokenizer
+
+
+def test_prompt_that_alone_would_be_tokenised_otherwise_is_cut(gpt2_like):
     messages = turns("q", "ab")
-    prompt = prompt_ids(tokenizer, messages[:1])
-    assert tokenizer.convert_ids_to_tokens(prompt[-1]) == "ĊĊ"
-    [row] = encode(tokenizer, Conversation(messages, "x"))
+    prompt = prompt_ids(gpt2_like, messages[:1])
+    assert gpt2_like.convert_ids_to_tokens(prompt[-1]) == "ĊĊ"
+    assert "ĊĊ" not in gpt2_like.tokenize("x\n\nab")
+    [row] = encode(gpt2_like, Conversation(messages, "x"))
     assert row.input_ids[: len(prompt)] == prompt
-    assert decode_trained(tokenizer, row) == "ab<|im_end|>"
+    assert decode_trained(gpt2_like, row) == "ab<|im_end|>"
+
+
+def test_template_that_needs_cutting_is_not_tokenised_twice_for_ever(gpt2_like, monkeypatch):
+    encoder, seen = Encoder(gpt2_like), []
+    real = type(gpt2_like).__call__
+    monkeypatch.setattr(
+        type(gpt2_like), "__call__", lambda self, texts, **options: seen.extend(texts) or real(self, texts, **options)
+    )
+    rows = Renderer(gpt2_like).render([Conversation(turns(f"q{n}", "ab"), "x") for n in range(20)])
+    first = encoder.encode([row for [row] in rows])
+    seen.clear()
+    assert encoder.encode([row for [row] in rows]) == first
+    assert not any("assistant" in text and "ab<|im_end|>" in text for text in seen)
 
 
 def test_special_token_that_swallows_white_space_does_not_swallow_the_answers():

@@ -118,3 +118,20 @@ def test_generated_rows_are_the_same_every_time_and_differ_by_split():
 
 def test_known_suffixes_are_those_that_have_a_reader():
     assert sources.KNOWN == ".jsonl, .ndjson, .json, .csv, .tsv, .txt, .md, .parquet"
+
+
+def test_shipped_data_recipes_set_known_keys_and_lead_somewhere(here):
+    import dataclasses
+    from pathlib import Path
+
+    import yaml
+
+    from alignkit.config.sections import Data
+
+    files = sorted((Path(__file__).parents[2] / "recipes" / "data").glob("*.yaml"))
+    assert len(files) > 2
+    for file in files:
+        values = yaml.safe_load(file.read_text())
+        assert set(values) <= {field.name for field in dataclasses.fields(Data)}, file.name
+        assert locate(values["name"]).kind in ("hub", "generated")
+        assert file.read_text().startswith("# ")

@@ -55,7 +55,12 @@ def test_same_tokens_as_generate(kind: str) -> None:
     ids = torch.tensor([[0] * (length - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
     theirs = model.generate(
-        input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=24, eos_token_id=sorted(stop), pad_token_id=0
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=False,
+        max_new_tokens=24,
+        eos_token_id=sorted(stop),
+        pad_token_id=0,
     )[:, length:]
     for row, tokens in enumerate(ours):
         assert tokens == theirs[row, : len(tokens)].tolist()

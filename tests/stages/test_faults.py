@@ -109,3 +109,40 @@ def test_python_leaves_stdout_alone(
     train("lora", tiny_llama, chats, tmp_path)
     print("after")
     assert capfd.readouterr().out == "before\nafter\n"
+
+
+def test_rows_from_stdin_are_kept_in_the_run(tiny_llama: Path, chats: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    from tests.stages.runs import ROOT, command, environment
+
+    overrides = words(tiny_llama, Path("-"), tmp_path / "runs")
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(
+            command("lora", overrides), input=chats.read_bytes(), capture_output=True, cwd=ROOT, env=environment()
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1] and b"done before" in done.stderr
+    run = Path(outputs[0].decode().strip()).parent
+    assert (run / "stdin.jsonl").read_bytes() == chats.read_bytes()
+    assert not list((tmp_path / "runs").glob(".stdin*"))
+    nothing = subprocess.run(
+        command("lora", overrides), stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT, env=environment()
+    )
+    assert nothing.returncode == 2 and b"stdin is empty" in nothing.stderr
+
+
+def test_going_on_under_other_conditions_is_refused(
+    tiny_llama: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` that resolves to something else in the middle of a run would give a model that nobody asked for."""
+    from alignkit.errors import RunError
+
+    monkeypatch.setattr("alignkit.training.results.keep_trained", lambda *a: (_ for _ in ()).throw(RunError("killed")))
+    with pytest.raises(RunError, match="killed"):
+        train("lora", tiny_llama, chats, tmp_path)
+    monkeypatch.setattr("alignkit.training.precision.layout", lambda *a: "padded")
+    with pytest.raises(RunError, match="layout was flattened and is padded"):
+        train("lora", tiny_llama, chats, tmp_path)

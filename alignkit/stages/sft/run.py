@@ -19,7 +19,7 @@ class SupervisedStage(GradientStage):
     recipe: Recipe
 
     def prepare(self, tokenizer: Any) -> Prepared:
-        return prepare(self.recipe.data, tokenizer)
+        return prepare(self.recipe.data, tokenizer, held_out_rows=self.held_out_rows)
 
     def build_trainer(self, parts: TrainerParts) -> GuardedTrainer:
         from trl import SFTConfig, SFTTrainer

@@ -1,0 +1,89 @@
+"""`alignkit eval`: the table or the JSON object on stdout, faults together, rows of the data as held-out rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.test_chat import Runner, alignkit  # noqa: F401  a fixture
+
+
+def test_the_table_is_the_answer(alignkit: Runner, tiny_llama: Path, chats: Path) -> None:  # noqa: F811
+    code, out, err = alignkit("eval", tiny_llama, f"data={chats}", "evaluation.rows=5", "evaluation.max_new_tokens=4")
+    assert code == 0, err
+    assert "5 held-out rows" in out and "perplexity" in out
+    assert "read 24 rows" in err and "evaluation.rows=24 scores them all" in err
+
+
+def test_json_holds_every_answer(alignkit: Runner, tiny_llama: Path, tmp_path: Path) -> None:  # noqa: F811
+    from transformers import AutoModelForCausalLM
+
+    from alignkit.config.sections import Data
+    from alignkit.data.prepare import prepare_held_out
+    from alignkit.evaluation.scoring import held_out_loss
+    from tests.tiny import build_tokenizer
+
+    rows = tmp_path / "rows.jsonl"
+    with rows.open("w") as file:
+        for number in range(6):
+            file.write(json.dumps({"question": f"what is {number}?", "answer": str(number)}) + "\n")
+    words = ("eval", tiny_llama, f"data={rows}", "--json", "model.dtype=fp32", "evaluation.max_new_tokens=4")
+    code, out, err = alignkit(*words)
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["rows"], found["graded"], len(found["answers"])) == (6, 6, 6)
+    assert {answer["reference"] for answer in found["answers"]} == set("012345")
+    assert "perplexity" in err and err.count("expected") == 3
+    held = prepare_held_out(Data(name=str(rows)), build_tokenizer()).held_out
+    expected = held_out_loss(AutoModelForCausalLM.from_pretrained(tiny_llama), held, pad_id=0)
+    assert abs(found["loss"] - expected["loss"]) < 1e-5
+
+
+def test_all_faults_at_once_and_before_any_weight_is_read(alignkit: Runner, tmp_path: Path) -> None:  # noqa: F811
+    code, out, err = alignkit(
+        "eval",
+        "./missing-model",
+        "data=./missing.jsonl",
+        "evaluation.row=3",
+        "evaluation.every=5",
+        "evaluation.batch=0",
+    )
+    assert (code, out) == (2, "")
+    for said in ("no-model", "missing.jsonl", "evaluation.row ", "evaluation.every", "evaluation.batch"):
+        assert said in err.replace(" (", " ") + " ", said
+    assert "Traceback" not in err
+
+
+def test_a_length_that_was_asked_for_must_fit(alignkit: Runner, tiny_llama: Path, chats: Path) -> None:  # noqa: F811
+    code, out, err = alignkit("eval", tiny_llama, f"data={chats}", "data.max_length=600")
+    assert (code, out) == (2, "")
+    assert "data.max_length" in err and "512" in err
+
+
+def test_data_is_asked_for(alignkit: Runner, tiny_llama: Path) -> None:  # noqa: F811
+    code, out, err = alignkit("eval", tiny_llama)
+    assert (code, out) == (2, "")
+    assert "data.name" in err
+
+
+def test_rows_without_answers(alignkit: Runner, tiny_llama: Path, tmp_path: Path) -> None:  # noqa: F811
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"messages": [{"role": "user", "content": "only a question"}]}) + "\n")
+    code, out, err = alignkit("eval", tiny_llama, f"data={rows}")
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err and len(err.strip()) > 20
+
+
+def test_the_same_request_never_touches_torch_before_it_is_sound() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys\n"
+        "from alignkit.cli import chat, evaluate\n"
+        "from alignkit.errors import RequestError\n"
+        "try: evaluate.evaluate('./none', ['data=./none.jsonl'])\n"
+        "except RequestError: pass\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'torch was imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
