@@ -87,6 +87,10 @@ def _short_form(
         _value(override, schema, request, section)
         return
     if annotation is not None:
+        if near := _mistyped(text, names):
+            request.faults.append(_nearly(override, group or "", near))
+            request.chosen[place] = near  # so that the rest is checked as it was meant
+            return
         request.chosen[place] = None
         _value(Override(f"{section}.name", override.text, override.word), schema, request)
         return
@@ -112,6 +116,22 @@ def _unquoted(text: str) -> str:
 def _forget(request: Request, *places: list[str]) -> None:
     """A later choice takes back an earlier name of the same section."""
     request.values = [(place, value) for place, value in request.values if place not in places]
+
+
+def _mistyped(text: str, names: Sequence[str]) -> str | None:
+    """The group's name that a bare word nearly is: taken for a hub name, it would fail much later and say less."""
+    bare = re.fullmatch(r"[\w.-]+", text) is not None and not text.startswith(".") and not Path(text).exists()
+    near = get_close_matches(text, names, n=1, cutoff=0.8) if bare else []
+    return near[0] if near else None
+
+
+def _nearly(override: Override, group: str, near: str) -> Fault:
+    key = override.key
+    return Fault(
+        where=with_origin(f"{key}={override.text}", ORIGIN),
+        what=f"there is no {override.text} in recipes/{group}/ and no such path here",
+        instead=f"Did you mean {key}={near}? For a hub name of this spelling write {key}=hub:{override.text}.",
+    )
 
 
 def _ambiguous(override: Override, group: str, choice: str) -> Fault:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.cli.test_chat import Runner, alignkit  # noqa: F401  a fixture
+from tests.cli.conftest import Runner
 
 
-def test_the_table_is_the_answer(alignkit: Runner, tiny_llama: Path, chats: Path) -> None:  # noqa: F811
+def test_the_table_is_the_answer(alignkit: Runner, tiny_llama: Path, chats: Path) -> None:
     code, out, err = alignkit("eval", tiny_llama, f"data={chats}", "evaluation.rows=5", "evaluation.max_new_tokens=4")
     assert code == 0, err
     assert "5 held-out rows" in out and "perplexity" in out
     assert "read 24 rows" in err and "evaluation.rows=24 scores them all" in err
 
 
-def test_json_holds_every_answer(alignkit: Runner, tiny_llama: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_json_holds_every_answer(alignkit: Runner, tiny_llama: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     from alignkit.config.sections import Data
@@ -39,10 +39,10 @@ def test_json_holds_every_answer(alignkit: Runner, tiny_llama: Path, tmp_path: P
     assert abs(found["loss"] - expected["loss"]) < 1e-5
 
 
-def test_all_faults_at_once_and_before_any_weight_is_read(alignkit: Runner, tmp_path: Path) -> None:  # noqa: F811
+def test_all_faults_at_once_and_before_any_weight_is_read(alignkit: Runner, tmp_path: Path) -> None:
     code, out, err = alignkit(
         "eval",
-        "./missing-model",
+        "./no-model",
         "data=./missing.jsonl",
         "evaluation.row=3",
         "evaluation.every=5",
@@ -54,19 +54,19 @@ def test_all_faults_at_once_and_before_any_weight_is_read(alignkit: Runner, tmp_
     assert "Traceback" not in err
 
 
-def test_a_length_that_was_asked_for_must_fit(alignkit: Runner, tiny_llama: Path, chats: Path) -> None:  # noqa: F811
+def test_a_length_that_was_asked_for_must_fit(alignkit: Runner, tiny_llama: Path, chats: Path) -> None:
     code, out, err = alignkit("eval", tiny_llama, f"data={chats}", "data.max_length=600")
     assert (code, out) == (2, "")
     assert "data.max_length" in err and "512" in err
 
 
-def test_data_is_asked_for(alignkit: Runner, tiny_llama: Path) -> None:  # noqa: F811
+def test_data_is_asked_for(alignkit: Runner, tiny_llama: Path) -> None:
     code, out, err = alignkit("eval", tiny_llama)
     assert (code, out) == (2, "")
     assert "data.name" in err
 
 
-def test_rows_without_answers(alignkit: Runner, tiny_llama: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_rows_without_answers(alignkit: Runner, tiny_llama: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"messages": [{"role": "user", "content": "only a question"}]}) + "\n")
     code, out, err = alignkit("eval", tiny_llama, f"data={rows}")

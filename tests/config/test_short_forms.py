@@ -152,3 +152,13 @@ def test_an_optional_section_is_absent_until_it_is_named(here: Path) -> None:
     given: Any = compose("lora", [*NAMED, "teacher=./t", "critic=./c"], schema=TaughtRecipe).checked().recipe
     assert without.critic is None
     assert given.critic.name == "./c"
+
+
+def test_a_name_that_is_nearly_one_of_the_group_is_refused_at_once(here: Path) -> None:
+    faults = compose("lora", ["model=smollm2-135", "data=tikets"]).faults
+    assert [fault.where for fault in faults] == [
+        "model=smollm2-135 (from the command line)",
+        "data=tikets (from the command line)",
+    ]
+    assert "Did you mean model=smollm2-135m?" in faults[0].instead and "hub:smollm2-135" in faults[0].instead
+    assert fine("lora", "model=hub:smollm2-135", "data=./d").recipe.model.name == "hub:smollm2-135"  # type: ignore[attr-defined]
