@@ -301,7 +301,8 @@ def _announce_versions(how: str, then: Mapping[str, str]) -> None:
 
     now = package_versions()
     changes = version_changes(
-        {name: then[name] for name in TOLD_VERSIONS if name in then}, {name: now[name] for name in TOLD_VERSIONS if name in now}
+        {name: then[name] for name in TOLD_VERSIONS if name in then},
+        {name: now[name] for name in TOLD_VERSIONS if name in now},
     )
     if changes:
         log.say(f"{how} {'; '.join(changes)}")

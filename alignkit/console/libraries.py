@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from alignkit.console import log
 
@@ -31,4 +32,4 @@ def kept_quiet() -> Iterator[None]:
 
 
 def _note(message: Warning | str, category: type[Warning], filename: str, *rest: object, **options: object) -> None:
-    log.detail(f"{category.__name__} in {os.path.basename(filename)}: {message}")
+    log.detail(f"{category.__name__} in {Path(filename).name}: {message}")

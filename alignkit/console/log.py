@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -68,10 +68,8 @@ def _record(text: str) -> None:
 
 def _write(text: str) -> None:
     # A reader that went away (`… 2>&1 | head`) must not end a night's training.
-    try:
+    with suppress(BrokenPipeError, OSError):
         print(text, file=sys.stderr, flush=True)
-    except (BrokenPipeError, OSError):
-        pass
 
 
 def say(text: str) -> None:
@@ -104,10 +102,8 @@ def table(renderable: RenderableType) -> None:
     if _log_file is not None:
         _record(as_text(renderable))
     if verbosity >= NORMAL:
-        try:
+        with suppress(BrokenPipeError, OSError):
             console().print(renderable)
-        except (BrokenPipeError, OSError):
-            pass
 
 
 def console(**options: Any) -> Console:

@@ -22,7 +22,9 @@ def spool_stdin(root: str | os.PathLike[str], where: str) -> Path:
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise RequestError(
-            Fault(where=where, what="- reads rows from stdin, and nothing is piped in", instead="Write cat rows.jsonl | …")
+            Fault(
+                where=where, what="- reads rows from stdin, and nothing is piped in", instead="Write cat rows.jsonl | …"
+            )
         )
     place = Path(root).expanduser().resolve()
     place.mkdir(parents=True, exist_ok=True)

@@ -47,8 +47,8 @@ def _card(recipe: GradientRecipe, source: Source, metrics: dict[str, Any], *, ad
         sections.append(
             (
                 "Drift of the merge",
-                f"Against the unmerged adapter on held-out rows: KL {drift['kl']:.2e} nats a token, the same first choice "
-                f"on {100 * drift['top1_agreement']:.2f}% of the tokens.",
+                f"Against the unmerged adapter on held-out rows: KL {drift['kl']:.2e} nats a token, the "
+                f"same first choice on {100 * drift['top1_agreement']:.2f}% of the tokens.",
             )
         )
     sections += [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -54,7 +53,7 @@ def commit(staged: Path, directory: Path) -> Path:
     final = directory / staged.name
     if final.exists():
         shutil.rmtree(final)
-    os.rename(staged, final)
+    staged.rename(final)
     fsync_directory(directory)
     return final
 

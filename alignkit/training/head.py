@@ -133,7 +133,9 @@ class _TokenScores(torch.autograd.Function):
             grad_hidden = torch.empty_like(hidden)
         # Sums over many chunks: kept in fp32, rounded once.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and ctx.needs_input_grad[2] else None
+        grad_bias = (
+            torch.zeros_like(bias, dtype=torch.float32) if bias is not None and ctx.needs_input_grad[2] else None
+        )
         rows = _rows_per_chunk(vocabulary, hidden.device.type)
         for start in range(0, n, rows):
             part = slice(start, start + rows)
@@ -192,7 +194,12 @@ def token_scores(
     asked = tuple(dict.fromkeys(("log_probs", *wanted)))
     with torch.autocast(kind, enabled=False):
         results = _TokenScores.apply(
-            hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), labels, rule or LogitRule(), asked
+            hidden.to(dtype),
+            weight.to(dtype),
+            None if bias is None else bias.to(dtype),
+            labels,
+            rule or LogitRule(),
+            asked,
         )
     return dict(zip(OUTPUTS, results, strict=True))
 

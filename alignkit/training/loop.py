@@ -16,8 +16,8 @@ from alignkit.runs.directory import RunDirectory
 from alignkit.training import checkpoints
 from alignkit.training.arguments import trl_arguments
 from alignkit.training.head import install_scoring_head
-from alignkit.training.memory import Fit
 from alignkit.training.loraplus import loraplus_optimizer
+from alignkit.training.memory import Fit
 from alignkit.training.meter import Meter, peak_memory_bytes
 from alignkit.training.precision import pad_token_id
 from alignkit.training.progress import Progress
@@ -100,9 +100,7 @@ def train(
         trainer.remove_callback(theirs)
     install_scoring_head(trainer.model, wanted=("log_probs", "entropy", "is_top1"))
     lengths = [len(row.input_ids) for row in prepared.train]
-    order = RowOrder(
-        lengths, seed=recipe.seed, batch=recipe.batch.size, group_by_length=recipe.data.group_by_length
-    )
+    order = RowOrder(lengths, seed=recipe.seed, batch=recipe.batch.size, group_by_length=recipe.data.group_by_length)
     trainer.prepare_guards(run, meter, keep=recipe.checkpoint.keep, row_order=order)
     watch.trainer = trainer
 

@@ -1,4 +1,4 @@
-"""LoRA+: a higher learning rate for B than for A (Hayou, Ghosh and Yu 2024, "LoRA+", section 4), by PEFT's optimizer."""
+"""LoRA+: B learns faster than A (Hayou, Ghosh and Yu 2024, "LoRA+", section 4), by PEFT's optimizer."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ def divisors(n: int) -> list[int]:
 def fit(recipe: GradientRecipe, config: Any, *, longest: int, bytes_per_value: int, free: int, world: int = 1) -> Fit:
     """Resolve `auto` of micro-batch and gradient checkpointing for rows of at most ``longest`` tokens.
 
-    The largest micro-batch whose activations fit without recomputing is taken; when one row does not fit, recomputing is
-    turned on (a layer then keeps only its input, and one layer at a time is whole).
+    The largest micro-batch whose activations fit without recomputing is taken; when one row does not fit, recomputing
+    is turned on (a layer then keeps only its input, and one layer at a time is whole).
     """
     per_rank = max(1, recipe.batch.size // world)
     per_token = activation_bytes_per_token(config, bytes_per_value)
@@ -102,7 +102,7 @@ def out_of_memory_message(recipe: GradientRecipe, error: BaseException, *, micro
     asked = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     listed = "; ".join(advice[:3])
     return (
-        f"Out of memory with {micro} rows of up to {recipe.data.max_length} tokens per forward pass ({asked.rstrip('.')}). "
-        f"What shrinks it most: {listed}. Finished checkpoints are kept: settings under batch.micro and memory "
+        f"Out of memory with {micro} rows of up to {recipe.data.max_length} tokens per forward pass "
+        f"({asked.rstrip('.')}). What shrinks it most: {listed}. Finished checkpoints are kept: settings under batch.micro and memory "
         "do not change the result, so the run goes on where it stopped."
     )

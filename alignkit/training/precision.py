@@ -24,7 +24,7 @@ def model_section(recipe: GradientRecipe) -> Model:
 
 
 def autocast(recipe: GradientRecipe, loaded: Loaded) -> str | None:
-    """"bf16", "fp16" or None: the format that products are computed in while training."""
+    """ "bf16", "fp16" or None: the format that products are computed in while training."""
     if recipe.adapter.kind == "none" and recipe.model.dtype == "auto":
         wanted = choose_dtype(recipe.model, loaded.device)
     else:
@@ -33,7 +33,7 @@ def autocast(recipe: GradientRecipe, loaded: Loaded) -> str | None:
 
 
 def layout(recipe: GradientRecipe, loaded: Loaded) -> str:
-    """"flattened" (rows end to end, no padding, each attending to itself only) or "padded".
+    """ "flattened" (rows end to end, no padding, each attending to itself only) or "padded".
 
     Flattening is taken only after this model has shown, on two short documents, that they do not see each other.
     """

@@ -1,7 +1,7 @@
 """What a training leaves behind: the adapter or the model, merged if asked, with its card.
 
-Where a trained adapter lies in the run directory follows `save`: adapter -> RUN/model; both -> RUN/adapter (and the
-merged model in RUN/model); merged -> RUN/state/adapter, kept so that another `save` later needs no training, but no part
+Where a trained adapter lies in the run directory follows `save`: adapter -> RUN/model; both -> RUN/adapter (the merged
+model is in RUN/model); merged -> RUN/state/adapter, kept so that another `save` later needs no training, but no part
 of the result.
 """
 

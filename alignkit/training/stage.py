@@ -146,7 +146,7 @@ class GradientStage(ABC):
                 listed = ", ".join(f"{k} was {before.get(k)} and is {now[k]}" for k in moved)
                 raise RunError(
                     f"{self.run.path} was begun under other conditions ({listed}), so going on would not give the same "
-                    "model. Set them as they were (model.dtype, model.attention, data.packing), or train anew with --fresh."
+                    "model. Set them as they were (model.dtype, model.attention), or train anew with --fresh."
                 )
         self.run.mark("resolved", now)
         log.detail(", ".join(f"{k} {v}" for k, v in now.items()))
@@ -167,7 +167,9 @@ class GradientStage(ABC):
             count = min(len(prepared.held_out), self.recipe.evaluation.rows)
             log.say(f"evaluating {when} training on {count} held-out rows")
             scores = probe(model, tokenizer, prepared.held_out, self.recipe.evaluation)
-        self.run.mark(mark, {"evaluation": self.recipe.evaluation.decides(), "scores": scores.as_dict() if scores else None})
+        self.run.mark(
+            mark, {"evaluation": self.recipe.evaluation.decides(), "scores": scores.as_dict() if scores else None}
+        )
 
     def _outcome(self, prepared: Prepared) -> Outcome:
         marks = {when: self.run.read_mark(f"evaluated_{when}") or {} for when in ("before", "after")}

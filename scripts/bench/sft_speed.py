@@ -3,8 +3,8 @@
     python scripts/bench/sft_speed.py [--data FILE] [--rows 48] [--held-out 40] [--rounds 1]
 
 Both sides get the same conversations (one answer each, at most 512 tokens), the same learning rate, rank, batch and
-passes, and label the same tokens: TRL reads prompt and completion as text, rendered by the same chat template and ending
-with the end-of-turn token. Each side trains in a process of its own; one evaluator (fp32) then scores both adapters on
+passes, and label the same tokens: TRL reads prompt and completion as text, rendered by the same chat template and
+ending with the end-of-turn token. Each side trains in a process of its own; one evaluator (fp32) then scores both adapters on
 the same held-out labels. Without --data, the quickstart's generated tickets are used. `--toy` runs both sides on a
 two-layer model, to see that the script works.
 """
@@ -37,7 +37,10 @@ def select_rows(source: Path | None, tokenizer: Any, count: int) -> list[list[di
     chosen = []
     for messages in rows:
         single = [m["role"] for m in messages].count("assistant") == 1 and messages[-1]["role"] == "assistant"
-        if single and len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]) <= MAX_LENGTH:
+        if (
+            single
+            and len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]) <= MAX_LENGTH
+        ):
             chosen.append(messages)
         if len(chosen) == count:
             break
@@ -45,7 +48,7 @@ def select_rows(source: Path | None, tokenizer: Any, count: int) -> list[list[di
 
 
 def train_with_trl(model: str, rows: list[list[dict[str, str]]], out: str) -> dict[str, Any]:
-    """TRL's SFTTrainer as it comes; only what the comparison fixes is set, and `use_cpu`, without which it fails here."""
+    """TRL's SFTTrainer as it comes; set is what the comparison fixes, and `use_cpu`, without which it fails here."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig

@@ -41,7 +41,10 @@ def main() -> None:
         rows = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}] * 2000
         (directory / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         check = ["check", "recipe=lora", "model=smollm2-135m", "data=./rows.jsonl", "optimizer.learning_rte=1e-4"]
-        cases = [("alignkit --help", [*alignkit, "--help"], 0.15), ("alignkit check (one typo)", [*alignkit, *check], 0.7)]
+        cases = [
+            ("alignkit --help", [*alignkit, "--help"], 0.15),
+            ("alignkit check (one typo)", [*alignkit, *check], 0.7),
+        ]
         print(f"{'command':<28}{'CPU s, median':>14}{'min':>8}{'max':>8}{'wall s':>9}{'limit':>8}")
         for name, command, limit in cases:
             cpu_seconds(command, directory)  # the first run compiles and fills caches

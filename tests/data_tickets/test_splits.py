@@ -111,7 +111,6 @@ def test_no_sentence_stands_for_two_meanings(split: Split) -> None:
         "refund": wording.refund + wording.refund_not_exchange,
         "no refund": tuple({frame for frames in wording.remedies.values() for frame in frames}),
         "urgent": wording.urgent,
-        "relaxed": wording.relaxed,
         "no order": wording.no_order,
     }
     owner: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,3 +159,21 @@ def test_sampling_keeps_to_the_nucleus() -> None:
     assert set(drawn(temperature=1.0, top_p=0.6)) == {1, 3}
     everything = drawn(temperature=1.0, top_p=1.0)
     assert [everything.count(i) / 2000 for i in range(4)] == pytest.approx([0.1, 0.5, 0.15, 0.25], abs=0.04)
+
+
+def test_a_quantized_model_answers_like_generate(tiny_llama: Path) -> None:
+    import torch
+
+    from alignkit.config.sections import Model, Quantization
+    from alignkit.evaluation.generation import generate_answers
+    from alignkit.models.loading import load
+
+    loaded = load(Model(name=str(tiny_llama), dtype="fp32"), Quantization(kind="nf4"), device="cpu")
+    messages = [{"role": "user", "content": "hello"}]
+    ours = generate_answers(loaded.model, loaded.tokenizer, [messages], max_new_tokens=10, batch=1)[0]
+    ids = loaded.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    with torch.no_grad():
+        whole = loaded.model.generate(**ids, do_sample=False, max_new_tokens=10)[0, ids["input_ids"].shape[1] :]
+    assert ours.text == loaded.tokenizer.decode(whole, skip_special_tokens=True)

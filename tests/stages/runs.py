@@ -56,7 +56,12 @@ def environment() -> dict[str, str]:
 def interrupt_when(recipe: str, overrides: list[str], needle: str, signum: signal.Signals) -> tuple[int, str]:
     """Start a run, send a signal when `needle` appears on stderr; returns exit code and stderr."""
     process = subprocess.Popen(
-        command(recipe, overrides), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
+        command(recipe, overrides),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
     )
     assert process.stderr is not None
     lines = []

@@ -27,7 +27,12 @@ def recipe_of(name: str) -> str:
 def test_learns_and_proves_it(recipe: str, chats: Path, tmp_path: Path) -> None:
     # A frozen random head needs rows long enough to tell tokens apart.
     tiny_llama = save_tiny(tmp_path / "model", initializer_range=0.3)
-    changes = {"schedule__max_steps": 60, "evaluation__rows": 4, "evaluation__max_new_tokens": 12, "checkpoint__every": 50}
+    changes = {
+        "schedule__max_steps": 60,
+        "evaluation__rows": 4,
+        "evaluation__max_new_tokens": 12,
+        "checkpoint__every": 50,
+    }
     changes["optimizer__learning_rate"] = "3e-2" if recipe == "lora" else "1e-2"
     result = train(recipe, tiny_llama, chats, tmp_path / "runs", **changes)
     metrics = result["metrics"]
@@ -233,7 +238,9 @@ def test_an_adapter_on_an_adapter(tiny_llama: Path, chats: Path, tmp_path: Path)
     merged = train("lora", tiny_llama, chats, tmp_path / "b", save="merged", evaluation__rows=4, evaluation__samples=0)
     starts = []
     for parent in (adapter, merged):
-        child = train("lora", Path(parent["path"]), chats, tmp_path / "c", seed=3, evaluation__rows=4, evaluation__samples=0)
+        child = train(
+            "lora", Path(parent["path"]), chats, tmp_path / "c", seed=3, evaluation__rows=4, evaluation__samples=0
+        )
         starts.append(child["metrics"]["before"]["loss"])
         manifest = json.loads((Path(child["run"]) / "manifest.json").read_text())
         assert any(p.get("run") == parent["run"] for p in manifest["parents"])

@@ -5,7 +5,7 @@ to be copied, problem, urgency and the wish for a refund to be understood. A per
 every one right:
 
 - ``order``: as written, without ``#``; null when the message gives none.
-- ``urgency``: high or low when the message speaks of time pressure or the lack of it, else normal.
+- ``urgency``: high when the message speaks of time pressure, else normal.
 - ``refund``: true when the customer asks for money back, else false.
 
 The splits share no sentence frame, no product and no number, so exact match on ``heldout`` is understanding and not
@@ -68,7 +68,7 @@ class _Writer:
         self.wording = WORDINGS[split]
         self.rng = random.Random(f"alignkit tickets {split} {seed}")
         self.problems = Deck(self.rng, PROBLEMS)
-        self.urgencies = Deck(self.rng, ("high", "normal", "low"))
+        self.urgencies = Deck(self.rng, ("high", "normal"))
         self.refunds = Deck(self.rng, (True, False))
         self.order_places = Deck(self.rng, ("inline",) * 3 + ("sentence",) * 5 + ("unknown", "unmentioned"))
         self.decks: dict[tuple[str, ...], Deck[str]] = {}
@@ -144,10 +144,8 @@ class _Writer:
         return self.sentence(self.wording.remedies[remedy]) if below(self.rng, 4) else ""
 
     def urgency(self, ticket: Ticket) -> str:
-        """A sentence about time, unless there is nothing to say about it."""
-        if ticket.urgency == "normal":
-            return ""
-        return self.sentence(self.wording.urgent if ticket.urgency == "high" else self.wording.relaxed)
+        """A sentence about time pressure, if there is any."""
+        return self.sentence(self.wording.urgent) if ticket.urgency == "high" else ""
 
     def sentence(self, frames: tuple[str, ...], **slots: str) -> str:
         """The next frame of a pool, filled in."""

@@ -24,7 +24,7 @@ HELDOUT_PROBLEMS: dict[Problem, tuple[str, ...]] = {
         "The cable is fine, but {it} [stays dead|will not turn on], even at another socket.",
         "I followed the manual, yet {it} [never starts up|does not function].",
         "The display on {it} [stays black|flickers and goes off].",
-        "{It} [malfunctions|hangs itself up] [daily|all the time] and has to be restarted.",
+        "{It} [malfunctions|freezes] [daily|all the time] and has to be restarted.",
         "Something inside {it} has [failed|burnt out], because it [no longer runs|went dead].",
     ),
     "late": (

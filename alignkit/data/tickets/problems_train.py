@@ -72,7 +72,7 @@ TRAIN_PROBLEMS: dict[Problem, tuple[str, ...]] = {
         "The parcel should hold {it}, but there was [a teapot|a pair of socks] in it.",
         "You sent me [the wrong item|a different product] [instead of|in place of] {it}.",
         "What came is not {it} but [an older version|another model|a toy].",
-        "I asked for {it} and [got|was sent] [the wrong colour|the wrong size|something different].",
+        "I asked for {it} and [got|was sent] [the wrong colour|the wrong size|another brand].",
         "The label says {it}, but inside is [a completely different thing|another product].",
         "Somebody mixed up the parcels: I have [a stranger's order|a shower curtain], not {it}.",
         "This is not what I ordered: I wanted {it}, not [a lampshade|a phone case].",
@@ -103,6 +103,7 @@ TRAIN_PROBLEMS: dict[Problem, tuple[str, ...]] = {
         "The [adapter|hose|lid] for {it} was [forgotten|left out|not packed].",
         "{It} should come with [a remote|two filters|a spare bag], but I [did not get any|found none].",
         "I looked for the [wheels|screws|cable] of {it} in the whole box, [in vain|but they are not there].",
+        "What {it} lacks is [a plug|a cable|the bracket].",
         "I counted the [screws|parts] of {it}, and [one is|some are] missing.",
     ),
     "overcharged": (

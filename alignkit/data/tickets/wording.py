@@ -46,7 +46,6 @@ class Wording:
     no_order: tuple[str, ...]
     """Say that the order number is not known."""
     urgent: tuple[str, ...]
-    relaxed: tuple[str, ...]
 
     def frames(self) -> tuple[str, ...]:
         """Every frame that becomes a sentence of a message."""
@@ -59,7 +58,6 @@ class Wording:
             *self.order_sentences,
             *self.no_order,
             *self.urgent,
-            *self.relaxed,
             *self.greetings,
             *self.closings,
         )

@@ -90,15 +90,4 @@ HELDOUT = Wording(
         "We urgently need [help|a solution].",
         "Please make it quick, my deadline is [today|this week].",
     ),
-    relaxed=(
-        "No rush [at all|from my side].",
-        "You may take your time with this.",
-        "Please do not hurry because of me.",
-        "This is not an urgent matter.",
-        "My request can wait [a few weeks|for a while].",
-        "Answer me whenever you have time.",
-        "We are not in any rush here.",
-        "I have plenty of time, so next week is fine.",
-        "There is really no need to hurry.",
-    ),
 )

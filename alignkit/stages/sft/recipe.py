@@ -15,7 +15,7 @@ class SftOptions:
     """What is peculiar to supervised fine-tuning."""
 
     loss: Literal["nll", "dft"] = "nll"
-    """nll: cross entropy; dft: dynamic fine-tuning, cross entropy weighted by the token's probability (Wu et al. 2025)."""
+    """nll: cross entropy; dft: dynamic fine-tuning, weighted by the token's probability (Wu et al. 2025)."""
     neftune_alpha: Annotated[float, Gt(0)] | None = None
     """NEFTune: uniform noise of this scale on the embeddings while training (Jain et al. 2023: 5 to 15); null: none."""
 
