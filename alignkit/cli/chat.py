@@ -46,21 +46,23 @@ def chat(
 ) -> None:
     """Talk to a model. When stdin is no terminal, its text is one prompt and the answer goes to stdout."""
     from alignkit.console import log
+    from alignkit.console.libraries import kept_quiet
 
     log.set_verbosity(verbosity(False, verbose))
     faults = _sampling_faults(temperature, top_p, seed)
     if faults:
         raise RequestError(faults)
     prompt = None if sys.stdin.isatty() else _piped_prompt()
-    conversation = _load(
-        model,
-        overrides or [],
-        system=system,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=1.0 if top_p is None else top_p,
-        seed=seed,
-    )
+    with kept_quiet():
+        conversation = _load(
+            model,
+            overrides or [],
+            system=system,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=1.0 if top_p is None else top_p,
+            seed=seed,
+        )
     if prompt is not None:
         _answer(conversation, prompt)
     else:

@@ -41,10 +41,11 @@ def evaluate(
     All rows of the data are scored, up to evaluation.rows; of a generated data set, its held-out rows.
     """
     from alignkit.console import log
+    from alignkit.console.libraries import kept_quiet
     from alignkit.console.streams import stdout_to_stderr
 
     log.set_verbosity(verbosity(quiet, verbose))
-    with stdout_to_stderr():
+    with stdout_to_stderr(), kept_quiet():
         recipe = _checked(model, overrides or [], recipes or [])
         scores = _score(recipe, every_answer=as_json)
     _show(scores, recipe, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -20,11 +21,17 @@ ENVIRONMENT = {
 """Set before the libraries are imported, where the person has not set them otherwise."""
 
 
+LOUD = ("bitsandbytes", "accelerate", "peft", "trl")
+"""Loggers whose warnings are about what this program already decided."""
+
+
 @contextmanager
 def kept_quiet() -> Iterator[None]:
     """No telemetry, no progress bars of others; warnings become lines of the log (and of the screen with -v)."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for library in LOUD:
+        logging.getLogger(library).setLevel(logging.ERROR if log.verbosity < log.VERBOSE else logging.INFO)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = _note

@@ -20,6 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from alignkit.models.short_attention import fits, short_causal_attention
+
 VARLEN = "alignkit_varlen"
 
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "sinks")
@@ -69,21 +71,21 @@ def varlen_attention(
             f"document lengths {sum(document_lengths)} do not describe queries {tuple(query.shape)} and keys "
             f"{tuple(key.shape)}"
         )
+    # Neighbours of one length go through together.
+    groups = [(length, sum(1 for _ in group)) for length, group in groupby(document_lengths)]
+    # One split and not a slice each: the gradient is then put together once, not added up from mostly zeros.
+    cut = [x[0].split([length * count for length, count in groups], dim=1) for x in (query, key, value)]
     parts: list[torch.Tensor] = []
-    start = 0
-    for length, group in groupby(document_lengths):  # neighbours of one length go through together
-        count = sum(1 for _ in group)
-        end = start + count * length
-        heads = [_fold_documents(x, start, end, count) for x in (query, key, value)]
-        parts.append(_within(module, *heads, dropout=dropout, scaling=scaling, window=sliding_window))
-        start = end
+    for (_, count), *heads in zip(groups, *cut, strict=True):
+        folded = [_fold_documents(x, count) for x in heads]
+        parts.append(_within(module, *folded, dropout=dropout, scaling=scaling, window=sliding_window))
     joined = parts[0] if len(parts) == 1 else torch.cat(parts)
     return joined.unsqueeze(0), None
 
 
-def _fold_documents(x: torch.Tensor, start: int, end: int, count: int) -> torch.Tensor:
-    """(1, h, t, d) -> (count, h, length, d) of the documents between two positions, without a copy."""
-    return x[0, :, start:end].unflatten(1, (count, -1)).transpose(0, 1)
+def _fold_documents(x: torch.Tensor, count: int) -> torch.Tensor:
+    """(h, count·length, d) -> (count, h, length, d), without a copy."""
+    return x.unflatten(1, (count, -1)).transpose(0, 1)
 
 
 def _within(
@@ -98,6 +100,8 @@ def _within(
 ) -> torch.Tensor:
     """Documents of one length as a batch, (n, h, l, d) -> (n·l, h, d)."""
     length = query.shape[2]
+    if window is None and torch.is_grad_enabled() and fits(query, dropout):
+        return short_causal_attention(query, key, value, scaling).transpose(1, 2).flatten(0, 1)
     mask = None
     if window is not None and length > window:
         at = torch.arange(length, device=query.device)

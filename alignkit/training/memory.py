@@ -103,6 +103,6 @@ def out_of_memory_message(recipe: GradientRecipe, error: BaseException, *, micro
     listed = "; ".join(advice[:3])
     return (
         f"Out of memory with {micro} rows of up to {recipe.data.max_length} tokens per forward pass "
-        f"({asked.rstrip('.')}). What shrinks it most: {listed}. Finished checkpoints are kept: settings under batch.micro and memory "
-        "do not change the result, so the run goes on where it stopped."
+        f"({asked.rstrip('.')}). What shrinks it most: {listed}. Finished checkpoints are kept: batch.micro and memory "
+        "do not change the result, so with them the run goes on where it stopped."
     )

@@ -22,7 +22,7 @@ from alignkit.models.loading import Loaded, load, load_tokenizer
 from alignkit.models.sources import context_length, locate
 from alignkit.runs.directory import RunDirectory
 from alignkit.runs.outcome import Outcome
-from alignkit.training import cards, precision, results
+from alignkit.training import cards, precision, results, trackers
 from alignkit.training.loop import TrainerParts, train
 from alignkit.training.memory import fit, free_bytes, is_out_of_memory, out_of_memory_message
 from alignkit.training.signals import StopRequest
@@ -61,6 +61,21 @@ class GradientStage(ABC):
 
     def execute(self) -> Outcome:
         """Run what is left of the stage and return its outcome."""
+        try:
+            return self._execute()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            known = self.run.read_mark("resolved") or {}
+            message = out_of_memory_message(
+                self.recipe,
+                error,
+                micro=known.get("micro", 1),
+                checkpointing=known.get("gradient_checkpointing", False),
+            )
+            raise RunError(message) from error
+
+    def _execute(self) -> Outcome:
         with StopRequest().listening() as stop:
             log.say(self.source.said)
             tokenizer = load_tokenizer(self.recipe.model, self.source)
@@ -101,15 +116,8 @@ class GradientStage(ABC):
             loaded.model.requires_grad_(True)
         trainable, total = trainable_summary(loaded.model)
         log.say(f"training {trainable:,} of {total:,} weights ({100 * trainable / total:.2f}%)")
-        try:
+        with trackers.inside(self.run):
             figures = train(self.recipe, self.run, self.build_trainer, loaded, prepared, resolved, stop)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            message = out_of_memory_message(
-                self.recipe, error, micro=resolved["micro"], checkpointing=resolved["gradient_checkpointing"]
-            )
-            raise RunError(message) from error
         results.keep_trained(self.recipe, self.run, loaded, self.source)
         self.run.mark("trained", figures)
         return loaded

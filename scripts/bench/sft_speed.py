@@ -4,9 +4,9 @@
 
 Both sides get the same conversations (one answer each, at most 512 tokens), the same learning rate, rank, batch and
 passes, and label the same tokens: TRL reads prompt and completion as text, rendered by the same chat template and
-ending with the end-of-turn token. Each side trains in a process of its own; one evaluator (fp32) then scores both adapters on
-the same held-out labels. Without --data, the quickstart's generated tickets are used. `--toy` runs both sides on a
-two-layer model, to see that the script works.
+ending with the end-of-turn token. Each side trains in a process of its own; one evaluator (fp32) then scores both
+adapters on the same held-out labels. Without --data, the quickstart's generated tickets are used. `--toy` runs both
+sides on a two-layer model, to see that the script works.
 """
 
 from __future__ import annotations

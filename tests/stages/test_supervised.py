@@ -297,3 +297,28 @@ def test_modules_trained_in_full_beside_the_adapter(tied: bool, chats: Path, tmp
 
     rows = prepare(Data(name=str(chats), holdout=4, max_length=64), build_tokenizer()).held_out
     assert held_out_loss(adapted, rows, pad_id=0)["loss"] == pytest.approx(result["metrics"]["after"]["loss"], abs=1e-4)
+
+
+def test_a_tracker_writes_into_the_run(tiny_llama: Path, chats: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from alignkit.runs.manifest import verify
+
+    result = train("lora", tiny_llama, chats, tmp_path, report_to="[tensorboard]")
+    assert list((Path(result["run"]) / "tensorboard").glob("events*"))
+    assert verify(result["run"]) == []
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "adafactor", "sgd"])
+def test_other_optimizers_train(name: str, tiny_llama: Path, chats: Path, tmp_path: Path) -> None:
+    rate = {"sgd": "0.5", "adafactor": "1e-2", "adamw_8bit": "1e-2"}[name]
+    changes = {"optimizer__name": name, "optimizer__learning_rate": rate, "schedule__max_steps": 15}
+    figures = train("lora", tiny_llama, chats, tmp_path, **changes)["metrics"]["training"]
+    assert figures["loss_last"] < figures["loss_first"] - 0.02
+
+
+def test_grouping_by_length_takes_every_row_once(tiny_llama: Path, chats: Path, tmp_path: Path) -> None:
+    changes = {"schedule__max_steps": "null", "data__group_by_length": "true", "data__packing": "false"}
+    figures = train("lora", tiny_llama, chats, tmp_path, **changes)["metrics"]["training"]
+    plain = train("lora", tiny_llama, chats, tmp_path, schedule__max_steps="null")["metrics"]["training"]
+    assert figures["steps"] == plain["steps"] == 5
+    assert figures["tokens"] == plain["tokens"] and figures["labelled_tokens"] == plain["labelled_tokens"]

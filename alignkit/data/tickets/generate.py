@@ -5,7 +5,7 @@ to be copied, problem, urgency and the wish for a refund to be understood. A per
 every one right:
 
 - ``order``: as written, without ``#``; null when the message gives none.
-- ``urgency``: high when the message speaks of time pressure, else normal.
+- ``urgency``: high when the customer is pressed for time, low when there is no hurry; every message says which.
 - ``refund``: true when the customer asks for money back, else false.
 
 The splits share no sentence frame, no product and no number, so exact match on ``heldout`` is understanding and not
@@ -68,7 +68,7 @@ class _Writer:
         self.wording = WORDINGS[split]
         self.rng = random.Random(f"alignkit tickets {split} {seed}")
         self.problems = Deck(self.rng, PROBLEMS)
-        self.urgencies = Deck(self.rng, ("high", "normal"))
+        self.urgencies = Deck(self.rng, ("high", "low"))
         self.refunds = Deck(self.rng, (True, False))
         self.order_places = Deck(self.rng, ("inline",) * 3 + ("sentence",) * 5 + ("unknown", "unmentioned"))
         self.decks: dict[tuple[str, ...], Deck[str]] = {}
@@ -102,9 +102,9 @@ class _Writer:
             parts = [problem, wish, order, urgency]
         else:
             parts = [problem, order, wish, urgency]
-        if below(self.rng, 10) < 4:
+        if below(self.rng, 10) < 3:
             parts.insert(0, self.sentence(self.wording.greetings))
-        if below(self.rng, 10) < 2:
+        if below(self.rng, 10) < 1:
             parts.append(self.sentence(self.wording.closings))
         return " ".join(part for part in parts if part).replace("\n ", "\n")
 
@@ -141,11 +141,11 @@ class _Writer:
         if ticket.refund:
             only_money = remedy != "invoice" and below(self.rng, 4) == 0
             return self.sentence(self.wording.refund_not_exchange if only_money else self.wording.refund)
-        return self.sentence(self.wording.remedies[remedy]) if below(self.rng, 4) else ""
+        return self.sentence(self.wording.remedies[remedy]) if below(self.rng, 6) else ""
 
     def urgency(self, ticket: Ticket) -> str:
-        """A sentence about time pressure, if there is any."""
-        return self.sentence(self.wording.urgent) if ticket.urgency == "high" else ""
+        """The sentence about time pressure, or the lack of it."""
+        return self.sentence(self.wording.urgent if ticket.urgency == "high" else self.wording.relaxed)
 
     def sentence(self, frames: tuple[str, ...], **slots: str) -> str:
         """The next frame of a pool, filled in."""

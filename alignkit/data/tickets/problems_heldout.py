@@ -31,7 +31,7 @@ HELDOUT_PROBLEMS: dict[Problem, tuple[str, ...]] = {
         "{It} should have been at my door [days ago|by the weekend], and I have seen nothing.",
         "More than [two weeks|fifteen days] have passed without {it} being delivered.",
         "Since Sunday the tracking of {it} stands still, and [nothing has arrived|no parcel has come].",
-        "Again the postman came without {it}, which is [late|overdue] by now.",
+        "Again the postman had nothing for me, and {it} is [late|overdue] by now.",
         "Nobody can tell me where {it} is; [the package vanished|the parcel got lost in the post].",
         "I keep waiting, but {it} [does not come|is yet to be delivered].",
         "{It} [never made it to my address|got lost somewhere on the way].",

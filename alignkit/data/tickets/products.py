@@ -15,7 +15,9 @@ from alignkit.data.tickets.draw import Split, below, number, pick
 class Catalogue:
     """What product names of one split are made of."""
 
-    brands: tuple[str, ...]
+    stems: tuple[str, ...]
+    endings: tuple[str, ...]
+    """A brand is a stem and an ending: so many that copying is learned, and not the brands."""
     kinds: tuple[str, ...]
     models: tuple[str, ...]
     letters: str
@@ -27,12 +29,14 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 TRAIN = Catalogue(
-    brands=_names(
-        "Alvero, Arvika, Balto, Beldin, Birchwell, Brightleaf, Calora, Cedarline, Corvane, Dalmo, Dunmere, "
-        "Eastholm, Elvaro, Fennick, Fjordal, Galvero, Glenrow, Halden, Hexaro, Ivorel, Jorvik, Kaldera, "
-        "Kestrin, Lumora, Lindqvar, Marlo, Mondeza, Nimbrel, Northpeak, Oakhurst, Orvella, Pellano, "
-        "Pinecrest, Quantor, Quillon, Rivano, Rothmere, Sandoval, Silverfen, Solvo, Tamrix, Tervo, Ultano, "
-        "Umberfield, Valdor, Velmora, Westbrook, Wintrell, Xandor, Yarrow, Zelkova, Zentro"
+    stems=_names(
+        "Al, Arvi, Bal, Bel, Birch, Bright, Calo, Cedar, Cor, Dal, Dun, East, Elva, Fenn, Fjor, Gal, Glen, Hal, "
+        "Hex, Ivo, Jor, Kal, Kest, Lum, Lind, Mar, Mon, Nim, North, Oak, Or, Pel, Pine, Quan, Quil, Riv, Roth, San, "
+        "Silver, Sol, Tam, Ter, Ul, Umber, Val, Vel, West, Win, Xan, Yar, Zel, Zen"
+    ),
+    endings=_names(
+        "bin, dale, dor, fen, ford, gard, holm, ica, ix, kin, leaf, lio, mere, mora, nex, peak, ric, row, tec, tro, "
+        "vane, vero, well, wick"
     ),
     kinds=_names(
         "kettle, desk lamp, blender, coffee grinder, vacuum cleaner, toaster, speaker, router, keyboard, "
@@ -46,11 +50,11 @@ TRAIN = Catalogue(
 )
 
 HELDOUT = Catalogue(
-    brands=_names(
-        "Aldercott, Borealo, Castellan, Drevik, Emberly, Farrowdale, Gildano, Hollowfen, Isolde, Juniper Row, "
-        "Kronvall, Larkspur, Mirabeck, Novandel, Ostrander, Pavonia, Riverstone, Stellwag, Thornbury, "
-        "Vantico, Wexmoor, Zephyrine"
+    stems=_names(
+        "Alder, Bore, Castel, Dre, Ember, Farrow, Gil, Hollow, Iso, Juni, Kron, Lark, Mira, Novan, Ostra, Pavo, "
+        "River, Stel, Thorn, Van, Wex, Zephy"
     ),
+    endings=_names("bury, cott, dano, lian, moor, spur, stone, tico"),
     kinds=_names(
         "rice cooker, floor lamp, headset, espresso machine, dishwasher, scanner, radio, power bank, "
         "game controller, television, electric toothbrush, hair straightener, dehumidifier, scooter, drone, "
@@ -64,9 +68,10 @@ CATALOGUES: dict[Split, Catalogue] = {"train": TRAIN, "heldout": HELDOUT}
 
 
 def product(rng: random.Random, split: Split) -> str:
-    """A name such as ``Solvo kettle``, ``Arvika 310 blender``, ``Tervo Mini desk lamp`` or ``Marlo router X2``."""
+    """A name such as ``Solmora kettle``, ``Fenndale 310 blender``, ``Terwick Mini fan`` or ``Oakric router X2``."""
     catalogue = CATALOGUES[split]
-    brand, kind = pick(rng, catalogue.brands), pick(rng, catalogue.kinds)
+    brand = pick(rng, catalogue.stems) + pick(rng, catalogue.endings)
+    kind = pick(rng, catalogue.kinds)
     form = below(rng, 10)
     if form < 4:
         return f"{brand} {kind}"

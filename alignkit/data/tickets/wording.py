@@ -1,6 +1,6 @@
 """The parts that a support message is put together from.
 
-Slots: ``{it}`` and ``{It}`` are the product ("my Solvo kettle", or "it" once it was named), ``{product}`` its
+Slots: ``{it}`` and ``{It}`` are the product ("my Solmora kettle", or "it" once it was named), ``{product}`` its
 bare name, ``{a_product}`` the name with its article, ``{order}`` the order number, ``{low}`` and ``{high}``
 two prices.
 """
@@ -46,6 +46,7 @@ class Wording:
     no_order: tuple[str, ...]
     """Say that the order number is not known."""
     urgent: tuple[str, ...]
+    relaxed: tuple[str, ...]
 
     def frames(self) -> tuple[str, ...]:
         """Every frame that becomes a sentence of a message."""
@@ -58,6 +59,7 @@ class Wording:
             *self.order_sentences,
             *self.no_order,
             *self.urgent,
+            *self.relaxed,
             *self.greetings,
             *self.closings,
         )

@@ -1,0 +1,32 @@
+"""The benchmarks run; what they measure is not tested here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "expected"),
+    [
+        ("startup.py", ["--runs", "1"], "alignkit --help"),
+        ("sft_speed.py", ["--toy", "--rows", "8", "--held-out", "4"], "times as fast on the same labelled tokens"),
+    ],
+)
+def test_a_benchmark_runs(script: str, words: list[str], expected: str) -> None:
+    done = subprocess.run(
+        [sys.executable, f"scripts/bench/{script}", *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
