@@ -36,7 +36,7 @@ demo: model ## train the quickstart recipe on a real model (about five minutes o
 
 .PHONY: test
 test: model ## the tests, slow ones left out
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
 .PHONY: test-slow
 test-slow: model ## only the slow tests

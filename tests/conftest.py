@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+# Two test processes on two cores: more threads than cores make each other wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -57,6 +57,8 @@ def save_adapter(model: Any, directory: Path, source: Source, *, tokenizer: Any 
         _write_origin(temporary, directory, replace(source, revision=commit), describe(model))
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
+        if (generation := getattr(model, "generation_config", None)) is not None:
+            generation.save_pretrained(temporary)
         replace_directory(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

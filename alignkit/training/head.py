@@ -37,14 +37,13 @@ class LogitRule:
     scale: float = 1.0
 
     def apply(self, z: Tensor) -> Tensor:
-        """Logits (n, V) in fp32 from the head's product (n, V)."""
-        z = z.float()
+        """Logits (n, V) from the head's product (n, V) in fp32, in place."""
         if self.scale != 1.0:
-            z = z * self.scale
+            z.mul_(self.scale)
         if self.softcap is not None:
-            z = self.softcap * torch.tanh(z / self.softcap)
+            z.div_(self.softcap).tanh_().mul_(self.softcap)
         if self.temperature != 1.0:
-            z = z / self.temperature
+            z.div_(self.temperature)
         return z
 
     def chain(self, gradient: Tensor, logits: Tensor) -> Tensor:
@@ -60,8 +59,32 @@ def _rows_per_chunk(vocabulary: int, device: str = "cpu") -> int:
     return max(16, CHUNK_BYTES * (1 if device == "cpu" else GPU_FACTOR) // (4 * vocabulary))
 
 
-def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.nn.functional.linear(hidden, weight, bias)
+class Workspace:
+    """Memory for one chunk, kept between steps. On a CPU fresh pages cost more than the arithmetic on them; a GPU's
+    allocator keeps its own."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """(rows, columns) of uninitialised memory; what was taken under this name before is overwritten."""
+        if device.type != "cpu":
+            return torch.empty(rows, columns, dtype=dtype, device=device)
+        kept = self._buffers.get(name)
+        if kept is None or kept.dtype != dtype or kept.numel() < rows * columns:
+            kept = self._buffers[name] = torch.empty(rows * columns, dtype=dtype, device=device)
+        return kept[: rows * columns].view(rows, columns)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, rule: LogitRule, space: Workspace) -> Tensor:
+    """(n, V) in fp32, in the workspace."""
+    n, vocabulary = hidden.shape[0], weight.shape[0]
+    product = space.take("product", n, vocabulary, weight.dtype, hidden.device)
+    torch.mm(hidden, weight.t(), out=product)
+    if bias is not None:
+        product += bias
+    logits = space.take("logits", n, vocabulary, torch.float32, hidden.device)
+    return rule.apply(logits.copy_(product))
 
 
 class _TokenScores(torch.autograd.Function):
@@ -79,6 +102,7 @@ class _TokenScores(torch.autograd.Function):
         labels: Tensor,  # (N,)
         rule: LogitRule,
         wanted: tuple[str, ...],
+        space: Workspace,
     ) -> tuple[Tensor | None, ...]:
         n, vocabulary = hidden.shape[0], weight.shape[0]
         fp32 = {"dtype": torch.float32, "device": hidden.device}
@@ -92,26 +116,31 @@ class _TokenScores(torch.autograd.Function):
         rows = _rows_per_chunk(vocabulary, hidden.device.type)
         for start in range(0, n, rows):
             part = slice(start, start + rows)
-            logits = rule.apply(_product(hidden[part], weight, bias))  # (n, V) fp32
-            lse = torch.logsumexp(logits, dim=-1)  # (n,)
+            logits = _logits(hidden[part], weight, bias, rule, space)  # (n, V) fp32
+            # As few passes over (n, V) as there are: on a CPU each costs as much as a tenth of the product. With
+            # e = exp(z - max z) and s = sum e, everything follows from e, s and the logits.
             chosen = labels[part, None]  # (n, 1)
-            found["log_probs"][part] = logits.gather(-1, chosen).squeeze(-1) - lse
+            top = logits.amax(-1)  # (n,)
+            e = space.take("e", *logits.shape, torch.float32, logits.device)  # (n, V)
+            torch.sub(logits, top[:, None], out=e).exp_()
+            total = e.sum(-1)  # (n,)
+            lse = top + total.log()
+            mine = logits.gather(-1, chosen).squeeze(-1)  # (n,)
+            found["log_probs"][part] = mine - lse
             if "is_top1" in found:
-                found["is_top1"][part] = logits.argmax(-1) == labels[part]
+                found["is_top1"][part] = mine == top
             if "mean_logits" in found:
                 found["mean_logits"][part] = logits.mean(-1)
-            if ready is None and "entropy" not in found and "log_sum_sq_probs" not in found:
-                continue
-            p = (logits - lse[:, None]).exp_()  # (n, V)
             if "log_sum_sq_probs" in found:
-                found["log_sum_sq_probs"][part] = torch.linalg.vecdot(p, p).log()
+                found["log_sum_sq_probs"][part] = torch.linalg.vecdot(e, e).log() - 2 * total.log()
             if "entropy" in found:  # H = lse - sum_v p_v z_v
-                found["entropy"][part] = lse - torch.linalg.vecdot(p, logits)
+                found["entropy"][part] = lse - torch.linalg.vecdot(e, logits) / total
             if ready is not None:
-                p.neg_()
-                p.scatter_add_(-1, chosen, torch.ones_like(chosen, dtype=p.dtype))  # onehot - p
-                ready[part] = rule.chain(p, logits).to(weight.dtype) @ weight
-        ctx.rule = rule
+                e.scatter_add_(-1, chosen, -total[:, None])  # s (p - onehot), before any rounding
+                low = space.take("product", *e.shape, weight.dtype, e.device)
+                slope = low.copy_(rule.chain(e, logits)) @ weight  # (n, D)
+                ready[part] = slope.float().div_(-total[:, None]).to(ready.dtype)
+        ctx.rule, ctx.space = rule, space
         ctx.save_for_backward(hidden, weight, bias, labels, ready)
         ctx.set_materialize_grads(False)
         results = tuple(found.get(name) for name in OUTPUTS)
@@ -126,7 +155,7 @@ class _TokenScores(torch.autograd.Function):
         if ready is not None and by_entropy is None:
             if by_log_prob is not None:
                 grad_hidden = ready * by_log_prob[:, None].to(ready.dtype)
-            return grad_hidden, None, None, None, None, None
+            return grad_hidden, None, None, None, None, None, None
         rule: LogitRule = ctx.rule
         n, vocabulary = hidden.shape[0], weight.shape[0]
         if ctx.needs_input_grad[0]:
@@ -139,7 +168,7 @@ class _TokenScores(torch.autograd.Function):
         rows = _rows_per_chunk(vocabulary, hidden.device.type)
         for start in range(0, n, rows):
             part = slice(start, start + rows)
-            logits = rule.apply(_product(hidden[part], weight, bias))  # (n, V)
+            logits = _logits(hidden[part], weight, bias, rule, ctx.space)  # (n, V)
             log_p = torch.log_softmax(logits, dim=-1)
             p = log_p.exp()
             slope = torch.zeros_like(p)  # gradient by the logits
@@ -165,6 +194,7 @@ class _TokenScores(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
@@ -175,6 +205,7 @@ def token_scores(
     labels: Tensor,
     rule: LogitRule | None = None,
     wanted: tuple[str, ...] = ("log_probs",),
+    space: Workspace | None = None,
 ) -> dict[str, Tensor | None]:
     """Score each label under the head's distribution at its position.
 
@@ -184,6 +215,7 @@ def token_scores(
         labels: (N,) token ids in [0, V).
         rule: what the model does to the head's product before the softmax.
         wanted: names among ``OUTPUTS``; the others come back as None.
+        space: memory to work in, shared by calls that follow one another; None: this call's own.
 
     Returns:
         Name to (N,) tensor: ``log_probs`` (nats), ``entropy`` (nats), ``log_sum_sq_probs``, ``mean_logits`` in fp32,
@@ -200,6 +232,7 @@ def token_scores(
             labels,
             rule or LogitRule(),
             asked,
+            space or Workspace(),
         )
     return dict(zip(OUTPUTS, results, strict=True))
 
@@ -238,6 +271,7 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
     before = model.forward
     text_config = model.config.get_text_config()
     rule = logit_rule(model.config, temperature)
+    space = Workspace()
 
     @functools.wraps(type(model).forward)
     def forward(
@@ -270,7 +304,7 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
             weight = weight.full_tensor()
             bias = None if bias is None else bias.full_tensor()
         with maybe_gather_lm_head_ctx(weight, bias):  # DeepSpeed ZeRO-3 keeps the head in shards
-            scores = token_scores(hidden.to(weight.device)[mask], weight, bias, targets[mask], rule, wanted)
+            scores = token_scores(hidden.to(weight.device)[mask], weight, bias, targets[mask], rule, wanted, space)
         # masked_scatter keeps an all-masked batch connected to the graph, so that it yields a zero gradient.
         full = {k: None if v is None else v.new_zeros(mask.shape).masked_scatter(mask, v) for k, v in scores.items()}
         count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch

@@ -27,7 +27,7 @@ class Meter:
     """Tokens that carried loss."""
     started: float = field(default_factory=time.perf_counter)
     paused: float = 0.0
-    """Seconds inside the training loop that were not training (evaluations)."""
+    """Seconds inside the training loop that were not training: evaluations, checkpoints."""
 
     def start(self) -> None:
         """Begin counting; called at the first step."""

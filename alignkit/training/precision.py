@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
+
 from alignkit.config.recipe import GradientRecipe
 from alignkit.config.sections import Model
 from alignkit.console import log
@@ -24,11 +26,19 @@ def model_section(recipe: GradientRecipe) -> Model:
 
 
 def autocast(recipe: GradientRecipe, loaded: Loaded) -> str | None:
-    """ "bf16", "fp16" or None: the format that products are computed in while training."""
+    """The format ("bf16", "fp16") that products are computed in while training; None: the weights' own.
+
+    With bf16 weights and a plain LoRA there is nothing left to cast: the fused pass rounds the adapter itself
+    (models/fused_lora.py), and autocast would look at every operation in vain.
+    """
     if recipe.adapter.kind == "none" and recipe.model.dtype == "auto":
         wanted = choose_dtype(recipe.model, loaded.device)
     else:
         wanted = loaded.dtype
+        adapter = recipe.adapter
+        plain = adapter.kind == "lora" and not adapter.dropout and adapter.init not in ("pissa", "olora")
+        if wanted == torch.bfloat16 and plain and not loaded.quantized and not adapter.modules_to_save:
+            return None
     return {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(wanted))
 
 

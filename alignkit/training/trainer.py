@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,10 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
             "A lower optimizer.learning_rate, a longer schedule.warmup or model.dtype=fp32 helps most often."
         )
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: walking all parameters at every step costs more than the figure, which nothing here reads."""
+        return 0
+
     # --- the order of the rows ---------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -92,6 +97,7 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Let the Trainer write into a staging folder, then digest, flush and rename what it wrote."""
+        began = time.perf_counter()
         directory = Path(self.args.output_dir)
         self._committing = checkpoints.staging(directory)
         try:
@@ -105,6 +111,7 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
         finally:
             shutil.rmtree(self._committing, ignore_errors=True)
             self._committing = None
+            self.meter.paused += time.perf_counter() - began
         log.detail(f"checkpoint {final}")
         checkpoints.prune(directory, self.keep_checkpoints, spare=self.best_checkpoint)
 

@@ -16,6 +16,7 @@ RECIPES = {
     "sft": {},
     "lora": {},
     "lora with dropout": {"adapter__dropout": "0.2"},
+    "lora in bf16": {"model__dtype": "bf16"},
 }
 
 
@@ -52,6 +53,7 @@ def test_learns_and_proves_it(recipe: str, chats: Path, tmp_path: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
     assert tokenizer.chat_template
+    assert (run / "model" / "generation_config.json").exists()
     model: Any
     if recipe == "sft":
         model = AutoModelForCausalLM.from_pretrained(run / "model")

@@ -36,6 +36,14 @@ def numpy_scores(hidden: np.ndarray, weight: np.ndarray, bias: np.ndarray, label
     }
 
 
+def plain_logits(z: torch.Tensor, rule: LogitRule) -> torch.Tensor:
+    """The rule written once more, for autograd to follow."""
+    z = z * rule.scale
+    if rule.softcap is not None:
+        z = rule.softcap * torch.tanh(z / rule.softcap)
+    return z / rule.temperature
+
+
 @pytest.mark.parametrize("rule", RULES)
 @settings(max_examples=15, deadline=None)
 @given(n=st.integers(0, 40), seed=st.integers(0, 1000))
@@ -67,7 +75,7 @@ def test_gradients_equal_autograd_on_full_logits(
             scores = token_scores(h, w, b, labels, rule, ("entropy",))
             log_probs, ent = scores["log_probs"], scores["entropy"]
         else:
-            log_p = torch.log_softmax(rule.apply(h @ w.T + b), -1)
+            log_p = torch.log_softmax(plain_logits(h @ w.T + b, rule), -1)
             log_probs, ent = log_p.gather(-1, labels[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
         total = (log_probs * up).sum() + ((ent * up_entropy).sum() if entropy else 0.0)
         total.backward()
@@ -132,3 +140,15 @@ def test_shift_labels_and_empty_batches() -> None:
 def test_peak_memory_is_flat_in_the_vocabulary() -> None:
     """The rows of a chunk shrink as the vocabulary grows."""
     assert head._rows_per_chunk(128_000) * 128_000 <= head._rows_per_chunk(8_000) * 8_000 * 1.1
+
+
+def test_a_workspace_shared_by_many_calls_changes_nothing() -> None:
+    torch.manual_seed(0)
+    space = head.Workspace()
+    weight = torch.randn(37, 6)
+    for n in (50, 3, 80):
+        hidden, labels = torch.randn(n, 6, requires_grad=True), torch.randint(0, 37, (n,))
+        shared = token_scores(hidden, weight, None, labels, None, OUTPUTS, space)
+        own = token_scores(hidden, weight, None, labels, None, OUTPUTS)
+        for name in OUTPUTS:
+            assert torch.equal(shared[name], own[name]), name
