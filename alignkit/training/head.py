@@ -121,7 +121,7 @@ class _TokenScores(torch.autograd.Function):
             # e = exp(z - max z) and s = sum e, everything follows from e, s and the logits.
             chosen = labels[part, None]  # (n, 1)
             top = logits.amax(-1)  # (n,)
-            e = space.take("e", *logits.shape, torch.float32, logits.device)  # (n, V)
+            e = space.take("e", logits.shape[0], vocabulary, torch.float32, logits.device)  # (n, V)
             torch.sub(logits, top[:, None], out=e).exp_()
             total = e.sum(-1)  # (n,)
             lse = top + total.log()
@@ -137,7 +137,7 @@ class _TokenScores(torch.autograd.Function):
                 found["entropy"][part] = lse - torch.linalg.vecdot(e, logits) / total
             if ready is not None:
                 e.scatter_add_(-1, chosen, -total[:, None])  # s (p - onehot), before any rounding
-                low = space.take("product", *e.shape, weight.dtype, e.device)
+                low = space.take("product", e.shape[0], vocabulary, weight.dtype, e.device)
                 slope = low.copy_(rule.chain(e, logits)) @ weight  # (n, D)
                 ready[part] = slope.float().div_(-total[:, None]).to(ready.dtype)
         ctx.rule, ctx.space = rule, space
