@@ -16,6 +16,7 @@ from alignkit.errors import Fault, RequestError
 from alignkit.models import initialisation
 from alignkit.models.adapter_files import save_adapter
 from alignkit.models.fused_lora import fuse
+from alignkit.models.fused_norm import fuse_norms
 from alignkit.models.hardware import NAMES
 from alignkit.models.loading import Loaded, load
 from alignkit.models.quantized import dequantized_weight
@@ -50,6 +51,7 @@ def attach(loaded: Loaded, section: Adapter, *, seed: int, calibration: Iterable
     if section.modules_to_save:
         _run_whole_modules_in_fp32(peft, loaded.dtype)
     fuse(peft, TRAINED)
+    fuse_norms(peft)
     peft.train(loaded.model.training)
     return peft
 

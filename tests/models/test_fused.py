@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from alignkit.models import short_attention
 from alignkit.models.fused_lora import fuse
+from alignkit.models.fused_norm import fuse_norms
 from alignkit.models.short_attention import fits, short_causal_attention
 from tests.tiny import build_model
 
@@ -95,3 +96,33 @@ def test_short_attention_is_taken_for_short_bf16_documents_only() -> None:
     assert fits(document(short_attention.SHORT, torch.bfloat16), 0.0)
     assert not fits(document(short_attention.SHORT + 1, torch.bfloat16), 0.0)
     assert not fits(document(8, torch.float32), 0.0) and not fits(document(8, torch.bfloat16), 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_norms_equal_transformers(dtype: torch.dtype) -> None:
+    def outcome(fused: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        model = build_model().to(dtype)
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.data.uniform_(0.5, 1.5)
+        model.requires_grad_(False)
+        assert not fused or fuse_norms(model) == 5
+        embedded = torch.randn(2, 11, 32, dtype=dtype, requires_grad=True)
+        logits = model(inputs_embeds=embedded).logits
+        logits.float().square().sum().backward()
+        assert embedded.grad is not None
+        return logits.detach().float(), embedded.grad.float()
+
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    for mine, theirs in zip(outcome(True), outcome(False), strict=True):
+        assert torch.allclose(mine, theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max()))
+
+
+def test_norms_that_compute_something_else_or_are_trained_are_left_alone() -> None:
+    assert fuse_norms(build_model()) == 0  # their weights are trained
+    gemma = build_model("gemma", head_dim=8).requires_grad_(False)
+    for name, parameter in gemma.named_parameters():
+        if "norm" in name:
+            parameter.data.uniform_(0.5, 1.5)
+    assert fuse_norms(gemma) == 0
