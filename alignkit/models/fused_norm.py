@@ -1,8 +1,8 @@
 """RMSNorm (Zhang and Sennrich 2019, equation 4) with a frozen weight as one autograd node: y = w · x / rms(x).
 
 transformers writes it as eight small operations, and autograd answers with a dozen more; between the layers of a small
-model on a CPU these are what is left to save. The arithmetic and its roundings are the same: fp32 inside, one rounding to
-the input's format before the weight.
+model on a CPU these are what is left to save. The arithmetic and its roundings are the same: fp32 inside, one rounding
+to the input's format before the weight.
 
 t tokens, d hidden size.
 """
@@ -52,7 +52,7 @@ def fuse_norms(model: nn.Module) -> int:
     for module in model.modules():
         if not type(module).__name__.endswith("RMSNorm") or not hasattr(module, "variance_epsilon"):
             continue
-        weight = getattr(module, "weight", None)
+        weight: Any = getattr(module, "weight", None)
         if type(weight) is not nn.Parameter or weight.requires_grad or weight.ndim != 1:
             continue
         probe = torch.linspace(-2, 3, 2 * weight.numel(), dtype=weight.dtype, device=weight.device).view(2, -1)
