@@ -30,9 +30,6 @@ from alignkit.runs.manifest import Manifest, Parent, publish, read_manifest, unp
 from alignkit.runs.outcome import Outcome
 from alignkit.runs.spool import STDIN, keep_in_run, spool_stdin
 
-TOLD_VERSIONS = ("alignkit", "torch", "transformers", "trl", "peft", "bitsandbytes")
-"""Packages whose change is announced when a run made with another version is reused."""
-
 
 @dataclass(kw_only=True)
 class Result:
@@ -297,12 +294,12 @@ def _reuse(run: RunDirectory) -> Result:
 
 def _announce_versions(how: str, then: Mapping[str, str]) -> None:
     """One line when the libraries that decide numbers are not the ones a run was made with."""
-    from alignkit.runs.versions import package_versions, version_changes
+    from alignkit.runs.versions import TOLD, package_versions, version_changes
 
     now = package_versions()
     changes = version_changes(
-        {name: then[name] for name in TOLD_VERSIONS if name in then},
-        {name: now[name] for name in TOLD_VERSIONS if name in now},
+        {name: then[name] for name in TOLD if name in then},
+        {name: now[name] for name in TOLD if name in now},
     )
     if changes:
         log.say(f"{how} {'; '.join(changes)}")

@@ -25,6 +25,10 @@ DECISIVE = (
 """Packages that have a hand in the numbers; the manifest records these, environment.txt records all."""
 
 
+TOLD = ("alignkit", "torch", "transformers", "trl", "peft", "bitsandbytes")
+"""Of these, the ones that a person is told about: on a model card, and when a run of other versions is reused."""
+
+
 def package_versions() -> dict[str, str]:
     """Version of Python and of each installed package that has a hand in the numbers."""
     versions = {"python": platform.python_version()}

@@ -12,10 +12,8 @@ from alignkit.evaluation.report import metrics_markdown
 from alignkit.models.locating import Source
 from alignkit.models.saving import Card, license_of, write_card
 from alignkit.runs.directory import RunDirectory
-from alignkit.runs.versions import package_versions
+from alignkit.runs.versions import TOLD, package_versions
 from alignkit.training.results import wanted_save
-
-TOLD = ("alignkit", "torch", "transformers", "trl", "peft", "bitsandbytes")
 
 
 def write_cards(recipe: GradientRecipe, run: RunDirectory, source: Source, metrics: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from alignkit.console import log
 from alignkit.data.batching import RowOrder, flatten, pad
 from alignkit.data.prepare import Prepared
 from alignkit.errors import Interrupted
+from alignkit.evaluation.generation import pad_id
 from alignkit.models.loading import Loaded
 from alignkit.runs.directory import RunDirectory
 from alignkit.training import checkpoints
@@ -19,7 +20,6 @@ from alignkit.training.head import install_scoring_head
 from alignkit.training.loraplus import loraplus_optimizer
 from alignkit.training.memory import Fit
 from alignkit.training.meter import Meter, peak_memory_bytes
-from alignkit.training.precision import pad_token_id
 from alignkit.training.progress import Progress
 from alignkit.training.signals import StopRequest
 from alignkit.training.stopping import StopWhenAsked
@@ -63,7 +63,8 @@ def train(
 
     meter = Meter()
     progress = Progress(run, meter)
-    watch = HeldOutWatch(recipe, run, meter, prepared.held_out, pad_token_id(loaded.tokenizer))
+    filler = pad_id(loaded.tokenizer)
+    watch = HeldOutWatch(recipe, run, meter, prepared.held_out, filler)
     fit = Fit(resolved["micro"], resolved["gradient_checkpointing"])
     device = loaded.device.type
     arguments = trl_arguments(recipe, run, device=device, autocast=resolved["autocast"], fit=fit)
@@ -74,8 +75,7 @@ def train(
             "where": [row.where for row in prepared.train],
         }
     )
-    pad_id = pad_token_id(loaded.tokenizer)
-    collate = flatten() if resolved["layout"] == "flattened" else pad(pad_id)
+    collate = flatten() if resolved["layout"] == "flattened" else pad(filler)
     adapters_before = {
         name: parameter.detach().clone()
         for name, parameter in loaded.model.named_parameters()

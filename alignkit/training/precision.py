@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 
@@ -56,11 +55,3 @@ def layout(recipe: GradientRecipe, loaded: Loaded) -> str:
         log.say("rows are padded, not laid end to end: this model's layers would let one row see another")
         return "padded"
     return "flattened"
-
-
-def pad_token_id(tokenizer: Any) -> int:
-    """The id that fills padded batches; masked everywhere, so eos serves when there is none."""
-    for value in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if value is not None:
-            return int(value)
-    return 0

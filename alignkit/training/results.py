@@ -19,6 +19,7 @@ from alignkit.data.batching import pad
 from alignkit.data.prepare import Prepared
 from alignkit.data.rows import Encoded
 from alignkit.errors import RunError
+from alignkit.evaluation.generation import pad_id
 from alignkit.models.adapters import save_adapter
 from alignkit.models.drift import Reference
 from alignkit.models.hardware import NAMES
@@ -27,7 +28,6 @@ from alignkit.models.locating import Source
 from alignkit.models.merging import fold
 from alignkit.models.saving import save_model
 from alignkit.runs.directory import RunDirectory
-from alignkit.training.precision import pad_token_id
 
 DRIFT_ROWS = 16
 CALIBRATION_ROWS = 64
@@ -138,7 +138,7 @@ def _merge(run: RunDirectory, product: Loaded, held_out: Sequence[Encoded]) -> d
 
 def calibration_batches(recipe: GradientRecipe, prepared: Prepared, tokenizer: Any) -> Iterator[dict[str, Any]]:
     """Padded batches of the first training rows, for initialisations that look at data (EVA)."""
-    collate = pad(pad_token_id(tokenizer))
+    collate = pad(pad_id(tokenizer))
     rows = prepared.train[:CALIBRATION_ROWS]
     size = min(8, recipe.batch.size)
     for start in range(0, len(rows), size):
