@@ -81,7 +81,9 @@ class _Builder:
     def leaf(self, leaf: Leaf, given: dict[str, Any], name: str) -> Any:
         if name not in given or (leaf.required and given[name] in ("", "???")):
             if leaf.required:
-                self.missing(leaf)
+                other = getattr(leaf.owner, "in_place_of", {}).get(name)
+                if not (other and given.get(other)):
+                    self.missing(leaf)
                 return empty(leaf.annotation)
             return deepcopy(leaf.default)
         try:

@@ -29,7 +29,14 @@ def _part(section: Any, *, operational: bool, inherited: bool) -> dict[str, Any]
             if inner:
                 part[field.name] = inner
         elif marked == operational:
-            part[field.name] = _plain(value)
+            part[field.name] = (
+                [
+                    _part(item, operational=operational, inherited=marked) if is_dataclass(item) else _plain(item)
+                    for item in value
+                ]
+                if isinstance(value, list)
+                else _plain(value)
+            )
     return part
 
 

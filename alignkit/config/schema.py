@@ -92,8 +92,8 @@ def read_schema(recipe: type[Any]) -> Schema:
 
 
 def section_of(annotation: Any) -> type | None:
-    """The dataclass in an annotation (`Model`, `Model | None`), or None for a plain value."""
-    for member in (annotation, *get_args(annotation)):
+    """The dataclass in an annotation (`Model`, `Model | None`), or None for a plain value or a list of dataclasses."""
+    for member in (annotation, *(() if get_origin(annotation) is list else get_args(annotation))):
         if isinstance(member, type) and is_dataclass(member):
             return member
     return None

@@ -9,7 +9,7 @@ weights and is therefore left out of a run's key.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -41,17 +41,63 @@ class Model:
 
 
 @dataclass(kw_only=True)
+class DataSource:
+    """One source of a mixture. What is left out is taken from the data section."""
+
+    name: str = field(metadata=BY_CONTENT)
+    """A path, a glob, a hub name, or `generated:NAME`."""
+    weight: Annotated[float, Gt(0)] | None = None
+    """Share of the mixture's rows, relative to the other weights. All sources have one, or none has; none: every row
+    of every source is used."""
+    repeat: Annotated[float, Gt(0)] = 1.0
+    """How often each row stands in an epoch; with weights, how often it may at most. 2.5: twice, and half of the rows
+    a third time."""
+    limit: Annotated[int, Ge(1)] | None = None
+    """Use at most this many rows, chosen by a hash of their content, so that their order does not matter."""
+    system: str | None = None
+    """System prompt for conversations of this source that have none."""
+    split: str | None = None
+    """Split of a hub data set."""
+    config: str | None = None
+    """Configuration (subset) of a hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set."""
+    format: str | None = None
+    """As data.format."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """As data.columns."""
+    map: dict[str, str] = field(default_factory=dict)
+    """As data.map."""
+
+
+@dataclass(kw_only=True)
 class Data:
     """Which rows a stage trains on, and how they become tokens."""
 
+    in_place_of: ClassVar[dict[str, str]] = {"name": "sources"}
+    """A required key that need not be set where another one is."""
+
     name: str = field(metadata=BY_CONTENT)
-    """A name from recipes/data/, a path, a hub name, or `generated:NAME`. Short form: data=…"""
+    """A name from recipes/data/, a path, a glob, a hub name, `generated:NAME`, or - for stdin. Short form: data=…"""
+    sources: list[DataSource] = field(default_factory=list, metadata=OF_NAME)
+    """A mixture, in place of `name`: several sources with weights, repeats and limits. Short form: data=[a,b]"""
     split: str = field(default="train", metadata=OF_NAME)
     """Split of a hub data set."""
     config: str | None = field(default=None, metadata=OF_NAME)
     """Configuration (subset) of a hub data set that has several."""
     revision: str | None = field(default=None, metadata=BY_CONTENT | OF_NAME)
     """Branch, tag or commit of a hub data set; the commit it resolved to decides the run's key."""
+    format: str | None = field(default=None, metadata=OF_NAME)
+    """How the columns are read (`alignkit data formats` lists the names); null: recognised from the columns."""
+    columns: dict[str, str] = field(default_factory=dict, metadata=OF_NAME)
+    """Our column names to those of the data: {prompt: question_text, completion: reply}."""
+    map: dict[str, str] = field(default_factory=dict, metadata=OF_NAME)
+    """Columns made from others: {prompt: "{title}\\n\\n{body}"}; {{ and }} stand for braces."""
+    system: str | None = None
+    """System prompt for conversations that have none."""
+    template: str | None = None
+    """Chat template to install on a model that has none, or in place of its own: chatml, llama3, … or a Jinja file;
+    null: the model's own. Tokens that it needs and the model lacks are added and trained."""
     rows: Annotated[int, Ge(1)] | None = None
     """Use at most this many training rows (a generator makes this many); null: all."""
     max_length: Annotated[int, Ge(8)] = 1024
@@ -63,8 +109,16 @@ class Data:
     """Share of rows that may be dropped or truncated for their length before it is an error."""
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """Whose tokens carry loss: every assistant turn, the last one only, or the whole row."""
-    packing: bool = True
-    """Lay the rows of a micro-batch end to end instead of padding them; they never see each other."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a row that cannot be read does: stop the run before it begins, or be left out, counted, and written to
+    skipped.jsonl in the run's directory."""
+    dedup: Literal["none", "exact", "near"] = "none"
+    """Leave out rows that say the same as an earlier one: word for word, or nearly (MinHash). Held-out rows stay."""
+    dedup_threshold: Annotated[float, Gt(0), Le(1)] = 0.8
+    """Jaccard similarity of word 5-grams from which two rows are nearly the same."""
+    packing: bool | Literal["best-fit"] = True
+    """true: the rows of a micro-batch are laid end to end instead of padded; best-fit: rows are first put into blocks
+    of at most max_length tokens, and batch.size counts blocks. Rows never see each other."""
     group_by_length: bool = False
     """Batch rows of similar length together (less padding where packing is off or not possible)."""
     holdout: Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)] = 0.05
@@ -73,6 +127,28 @@ class Data:
     """A data set of its own to evaluate on; `holdout` is then how many of its rows (a share: of them)."""
     holdout_split: str = "test"
     """Split of `holdout_name`, where that is a hub data set."""
+    processes: Literal["auto"] | Annotated[int, Ge(1)] = field(default="auto", metadata=OPERATIONAL)
+    """Processes that read and tokenise; auto: as many as there are cores, and one for small data."""
+
+    def parts(self) -> list[DataSource]:
+        """The sources that are read: those of the mixture, each with what it leaves out filled in, or the one named."""
+        given = self.sources or [DataSource(name=self.name)]
+        return [
+            DataSource(
+                name=source.name,
+                weight=source.weight,
+                repeat=source.repeat,
+                limit=source.limit,
+                system=source.system if source.system is not None else self.system,
+                split=source.split if source.split is not None else self.split,
+                config=source.config if source.config is not None else self.config,
+                revision=source.revision if source.revision is not None else self.revision,
+                format=source.format if source.format is not None else self.format,
+                columns=source.columns or self.columns,
+                map=source.map or self.map,
+            )
+            for source in given
+        ]
 
 
 @dataclass(kw_only=True)

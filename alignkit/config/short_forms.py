@@ -86,6 +86,13 @@ def _short_form(
     if text.startswith("{") and text.endswith("}"):
         _value(override, schema, request, section)
         return
+    if (
+        text.startswith("[") and text.endswith("]") and f"{section}.sources" in schema.leaves
+    ):  # several of them, in place of the one named
+        request.chosen[place] = None
+        request.values.append(([*section.split("."), "name"], ""))
+        _value(Override(f"{section}.sources", override.text, override.word), schema, request)
+        return
     if annotation is not None:
         if near := _mistyped(text, names):
             request.faults.append(_nearly(override, group or "", near))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -105,7 +105,7 @@ def _fit(member: Any, bounds: tuple[Any, ...], value: Any, convert: bool) -> Any
             return None
         raise MismatchError
     if is_dataclass(member):
-        raise MismatchError
+        return _fit_entry(member, value, convert)
     return _in_bounds(_scalar(member, value, convert), bounds)
 
 
@@ -116,6 +116,37 @@ def _fit_list(member: Any, value: Any, convert: bool) -> list[Any]:
     if convert and value is not None and not isinstance(value, dict):
         return [read(inner, value)]
     raise MismatchError
+
+
+def _fit_entry(member: Any, value: Any, convert: bool) -> Any:
+    """An entry of a list of dataclasses: its mapping, or generously its name alone."""
+    if convert and isinstance(value, str) and value:
+        return member(name=value)
+    if not isinstance(value, dict) or _entry_fault(member, value) is not None:
+        raise MismatchError
+    annotations = get_type_hints(member, include_extras=True)
+    return member(**{key: read(annotations[key], item) for key, item in value.items()})
+
+
+def _entry_fault(member: Any, value: dict[str, Any]) -> str | None:
+    """What is wrong with a mapping that is to become an entry."""
+    annotations = get_type_hints(member, include_extras=True)
+    for key, item in value.items():
+        if key not in annotations:
+            near = get_close_matches(str(key), annotations, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(annotations)}."
+            return f"has the unknown key {key}. {hint}"
+        try:
+            read(annotations[key], item)
+        except MismatchError as fault:
+            return f"has a {key} that {fault}"
+    missing = [field.name for field in fields(member) if _must_be_given(field) and value.get(field.name) in (None, "")]
+    return f"needs a {missing[0]}" if missing else None
+
+
+def _must_be_given(field: Any) -> bool:
+    """Whether a dataclass field must be given."""
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _scalar(member: type, value: Any, convert: bool) -> Any:
@@ -154,6 +185,8 @@ def _in_bounds(value: Any, bounds: tuple[Any, ...]) -> Any:
 def _sentence(members: list[tuple[Any, tuple[Any, ...]]], annotation: Any, value: Any) -> str:
     """What was given and what is expected; for a list or a mapping, the element that does not fit."""
     for member, _ in members:
+        if is_dataclass(member) and isinstance(value, dict) and (fault := _entry_fault(member, value)):
+            return fault
         arguments = get_args(member)
         if isinstance(value, list) and get_origin(member) is list:
             items: list[tuple[Any, Any]] = [(f"element {index}", item) for index, item in enumerate(value, 1)]
@@ -184,6 +217,8 @@ def _describe(member: Any, bounds: tuple[Any, ...]) -> str:
         return f"a list [a, b] of {_plural(inner)}"
     if origin is dict:
         return "a mapping {key: value}"
+    if is_dataclass(member):
+        return "a mapping with a name"
     if member in (int, float):
         return ("a whole number" if member is int else "a number") + _range(bounds)
     return {bool: "true or false", str: "text", type(None): "null"}.get(member, "a value")
@@ -193,6 +228,8 @@ def _plural(inner: Any) -> str:
     member, bounds = next(_members(inner))
     if get_origin(member) is Literal:
         return ", ".join(_shown(choice) for choice in get_args(member))
+    if is_dataclass(member):
+        return "names or mappings with a name"
     names = {int: "whole numbers", float: "numbers", str: "words", bool: "true or false"}
     return names.get(member, "values") + _range(bounds)
 

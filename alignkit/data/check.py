@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import islice
 
 from alignkit.config.sections import Data
-from alignkit.data.formats import Format, recognise
-from alignkit.data.readers import READERS
+from alignkit.data.formats.recognise import Format, recognise
+from alignkit.data.reading.places import TEXT_SUFFIXES, Place, locate
+from alignkit.data.reading.readers import READERS
 from alignkit.data.rows import Row
-from alignkit.data.sources import TEXT_SUFFIXES, Place, locate
 from alignkit.errors import Fault, RequestError
 
 LIMIT = 1_000_000

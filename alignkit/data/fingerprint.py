@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config.sections import Data
-from alignkit.data.sources import Place, locate
+from alignkit.data.reading.places import Place, locate
 from alignkit.errors import Fault, RequestError
 
 

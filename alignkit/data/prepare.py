@@ -8,12 +8,12 @@ from typing import Any
 
 from alignkit.config.sections import Data
 from alignkit.data.check import cannot_split
-from alignkit.data.encoding import DocumentEncoder, Encoding
-from alignkit.data.formats import Format, recognise
-from alignkit.data.holdout import choose, content_hash, token_hash, wanted
+from alignkit.data.encoding.documents import DocumentEncoder, Encoding
+from alignkit.data.formats.recognise import Format, recognise
+from alignkit.data.mixing.holdout import choose, content_hash, token_hash, wanted
+from alignkit.data.reading.places import Place, locate, read
 from alignkit.data.report import Report
-from alignkit.data.rows import Document, Encoded, HeldOut
-from alignkit.data.sources import Place, locate, read
+from alignkit.data.rows import Demonstration, Encoded, HeldOut
 from alignkit.errors import Fault, RequestError
 
 __all__ = ["Encoded", "HeldOut", "Prepared", "Report", "prepare", "prepare_held_out"]
@@ -86,12 +86,12 @@ def prepare_held_out(section: Data, tokenizer: Any, *, limit: int | None = None)
     return Prepared([], held.rows, report)
 
 
-def _documents(section: Data, place: Place, *, split: str, rows: int | None) -> tuple[list[Document], Format]:
+def _documents(section: Data, place: Place, *, split: str, rows: int | None) -> tuple[list[Demonstration], Format]:
     """All documents of a place and the format they were read as."""
     if place.kind == "generated" and rows is None:
         raise RequestError(Fault(where="data.rows", what=f"{place.name} makes rows, and nothing says how many"))
     found: Format | None = None
-    documents: list[Document] = []
+    documents: list[Demonstration] = []
     for row in read(place, split=split, config=section.config, revision=section.revision, rows=rows):
         if found is None:
             found = recognise(row)
@@ -112,7 +112,7 @@ def _heldout_or(place: Place, split: str) -> str:
     return "heldout" if place.kind == "generated" else split
 
 
-def _split(section: Data, documents: list[Document], found: Format) -> tuple[list[Document], list[Document]]:
+def _split(section: Data, documents: list[Demonstration], found: Format) -> tuple[list[Demonstration], list[Demonstration]]:
     """(training, held-out) documents of one source."""
     count = wanted(section.holdout, len(documents))
     if not count:
@@ -131,7 +131,7 @@ def _split(section: Data, documents: list[Document], found: Format) -> tuple[lis
     return [d for i, d in enumerate(documents) if i not in apart], [documents[i] for i in chosen]
 
 
-def _other_documents(section: Data, place: Place, found: Format) -> list[Document]:
+def _other_documents(section: Data, place: Place, found: Format) -> list[Demonstration]:
     """Held-out documents from a source of their own."""
     if section.holdout_name is None:
         assert section.rows is not None
@@ -145,7 +145,7 @@ def _other_documents(section: Data, place: Place, found: Format) -> list[Documen
     return [documents[i] for i in chosen]
 
 
-def _note_contamination(documents: Sequence[Document], apart: Sequence[Document], report: Report) -> None:
+def _note_contamination(documents: Sequence[Demonstration], apart: Sequence[Demonstration], report: Report) -> None:
     held = {content_hash(document) for document in apart}
     both = sum(content_hash(document) in held for document in documents)
     if both:
@@ -161,7 +161,7 @@ def _by_piece(section: Data, found: Format, documents: int) -> bool:
 
 
 def _prepare_pieces(
-    section: Data, documents: list[Document], encoder: DocumentEncoder, report: Report, limit: int | None
+    section: Data, documents: list[Demonstration], encoder: DocumentEncoder, report: Report, limit: int | None
 ) -> Prepared:
     """Raw text of a few long documents: all of it in pieces, some of the pieces held out."""
     done = encoder.encode(documents)

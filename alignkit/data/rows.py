@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-Message: TypeAlias = dict[str, str]
-"""`{"role": "user", "content": "…"}`: what a chat template takes."""
+from alignkit.errors import Fault
+
+Message: TypeAlias = dict[str, Any]
+"""`{"role": "user", "content": "…"}`: what a chat template takes. Where the row has them also `tool_calls` (OpenAI's
+list), `tool_call_id`, `name` and `reasoning_content`."""
+
+Said: TypeAlias = "list[Message] | str"
+"""A prompt or an answer: messages to be rendered with a template, or plain text without one."""
+
+Kind: TypeAlias = Literal["demonstration", "preference", "feedback", "ranking", "prompt", "labelled"]
+"""What a row is good for: to imitate, to compare, to judge, to rank, to answer, to classify."""
 
 UNTRAINED = -100
 """Label of a token that carries no loss."""
@@ -22,11 +31,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns to be rendered with the model's chat template; ``answer`` is what a checker compares with."""
+    """Turns to be rendered with the model's chat template; ``answer`` is what a checker compares with.
+
+    ``tools``: the functions on offer, as JSON schemas, for the template. ``weights``: one loss weight per message
+    (0: context only), of which those of assistant turns count; None: 1 for each of them.
+    """
 
     messages: list[Message]
     where: str
     answer: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +62,82 @@ class Text:
     where: str
 
 
-Document: TypeAlias = Conversation | Completion | Text
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to one prompt, the better one first; scores where the row gives them."""
+
+    prompt: Said
+    chosen: Said
+    rejected: Said
+    where: str
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """One answer and whether it was wanted."""
+
+    prompt: Said
+    completion: Said
+    label: bool
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Answers to one prompt, the best first; ``scores`` in the same order where the row gives them."""
+
+    prompt: Said
+    answers: tuple[Said, ...]
+    where: str
+    scores: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt to answer; ``answer`` is what a checker compares with."""
+
+    prompt: Said
+    where: str
+    answer: str | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text and its class."""
+
+    text: str
+    label: str
+    where: str
+
+
+Demonstration: TypeAlias = Conversation | Completion | Text
+Document: TypeAlias = Demonstration | Preference | Feedback | Ranking | Prompt | Labelled
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that cannot be used, and why. ``raw``: as it was found, shortened to 2,000 characters."""
+
+    fault: Fault
+    raw: str
 
 
 @dataclass(slots=True)
 class Encoded:
     """A row as tokens. ``labels`` equal ``input_ids`` where a token is trained and are -100 elsewhere.
 
-    The first label is always -100: nothing stands before the first token that could predict it.
+    The first label is always -100: nothing stands before the first token that could predict it. ``weights``: loss
+    weight of each token, where some trained token has another than 1 (0 where it is not trained); else None.
     """
 
     input_ids: list[int]
     labels: list[int]
     where: str
+    weights: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from alignkit.data.encoding.tokenizing import prompt_ids
 from alignkit.data.rows import Message
-from alignkit.data.tokenizing import prompt_ids
 from alignkit.errors import Fault, RequestError
 from alignkit.evaluation.decoding import Decoder, continuation, room
 from alignkit.evaluation.inference import context_length, reading

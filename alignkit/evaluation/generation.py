@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alignkit.data.encoding.tokenizing import prompt_ids
 from alignkit.data.rows import Message
-from alignkit.data.tokenizing import prompt_ids
 from alignkit.evaluation.decoding import greedy
 from alignkit.evaluation.inference import reading
 from alignkit.evaluation.stopping import stop_tokens

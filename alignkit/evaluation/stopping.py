@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignkit.data.rendering import end_of_turn
+from alignkit.data.encoding.rendering import end_of_turn
 from alignkit.errors import RequestError
 from alignkit.evaluation.inference import bare
 

@@ -162,3 +162,24 @@ def test_a_name_that_is_nearly_one_of_the_group_is_refused_at_once(here: Path) -
     ]
     assert "Did you mean model=smollm2-135m?" in faults[0].instead and "hub:smollm2-135" in faults[0].instead
     assert fine("lora", "model=hub:smollm2-135", "data=./d").recipe.model.name == "hub:smollm2-135"  # type: ignore[attr-defined]
+
+
+def test_a_list_names_the_sources_of_a_mixture_in_place_of_the_one_that_the_recipe_names():
+    data = compose("quickstart", ["data=[a.jsonl,{name: b.jsonl, weight: 2}]"]).checked().recipe.data
+    assert data.name == "" and [source.name for source in data.sources] == ["a.jsonl", "b.jsonl"]
+    assert data.sources[1].weight == 2.0
+    assert data.rows is None  # said of the tickets, which are not read now
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[{name: a, wieght: 1}]", "element 1 has the unknown key wieght. Did you mean weight?"),
+        ("[b,{weight: 1}]", "element 2 needs a name"),
+        ("[{name: a, weight: 0}]", "element 1 has a weight that is 0, and must be a number above 0"),
+        ("[3]", "element 1 is 3, and must be a mapping with a name"),
+    ],
+)
+def test_what_is_wrong_with_a_source_is_said(text, said):
+    faults = compose("lora", ["model=smollm2-135m", f"data.sources={text}"]).faults
+    assert any(said in str(fault) for fault in faults), [str(fault) for fault in faults]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from alignkit.data.formats import checkable, recognise
+from alignkit.data.formats.recognise import checkable, recognise
 from alignkit.data.rows import Completion, Row, Text
 from alignkit.errors import RequestError
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkit.config.sections import Data
-from alignkit.data.encoding import DocumentEncoder
-from alignkit.data.rendering import NO_END, REWRITTEN, UNALIGNED, Renderer, end_of_turn
+from alignkit.data.encoding.documents import DocumentEncoder
+from alignkit.data.encoding.rendering import NO_END, REWRITTEN, UNALIGNED, Renderer, end_of_turn
+from alignkit.data.encoding.tokenizing import Encoder, prompt_ids
 from alignkit.data.rows import Completion, Conversation, Encoded, Text
-from alignkit.data.tokenizing import Encoder, prompt_ids
 from alignkit.errors import RequestError
 from tests.data import templates
 from tests.data.templates import decode_trained, merging_tokenizer

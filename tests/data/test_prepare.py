@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkit.config.sections import Data
-from alignkit.data.holdout import choose, wanted
-from alignkit.data.lengths import pieces
+from alignkit.data.encoding.lengths import pieces
+from alignkit.data.mixing.holdout import choose, wanted
 from alignkit.data.prepare import prepare, prepare_held_out
 from alignkit.data.rows import Encoded
 from alignkit.errors import RequestError

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from alignkit.data import readers
+from alignkit.data.reading import readers
+from alignkit.data.reading.places import locate, read
 from alignkit.data.rows import Row
-from alignkit.data.sources import locate, read
 from alignkit.errors import Fault, RequestError
 
 ROWS = [{"question": "was ist größer?", "answer": "a, b"}, {"question": "zwei\nZeilen", "answer": "🙂"}]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from alignkit.data import sources
-from alignkit.data.sources import generators, locate, read
+from alignkit.data.reading import places as sources
+from alignkit.data.reading.places import generators, locate, read
 from alignkit.errors import RequestError
 
 

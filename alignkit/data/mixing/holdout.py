@@ -10,10 +10,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from alignkit.data.rows import Conversation, Document, Encoded, Text
+from alignkit.data.rows import Conversation, Demonstration, Encoded, Text
 
 
-def content_hash(document: Document) -> bytes:
+def content_hash(document: Demonstration) -> bytes:
     """16 bytes that stand for what a document says, wherever it was read from."""
     if isinstance(document, Text):
         said: object = document.text

@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from alignkit.data.readers import READERS
+from alignkit.data.reading.readers import READERS
 from alignkit.data.rows import Row
 from alignkit.errors import Fault, RequestError
 
@@ -70,7 +70,7 @@ def locate(name: str, key: str = "data.name") -> Place:
 
 def generators() -> list[str]:
     """The names that `generated:` takes."""
-    return sorted(file.parent.name for file in Path(__file__).parent.glob("*/generate.py"))
+    return sorted(file.parent.name for file in Path(__file__).parent.parent.glob("*/generate.py"))
 
 
 def read(

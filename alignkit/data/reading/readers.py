@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from alignkit.data.messages import kind_of, shown
+from alignkit.data.formats.messages import kind_of, shown
 from alignkit.data.rows import Row
 from alignkit.errors import Fault
 

@@ -1,0 +1,44 @@
+"""Rows that are longer than max_length: what is lost, and what never is (the answer and its end of turn)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from alignkit.data.encoding.rendering import Rendered
+from alignkit.data.rows import UNTRAINED, Encoded, Message
+
+
+def cut_end(row: Encoded, max_length: int) -> Encoded:
+    """Raw text without its end; no eos is put there, since the text does not end there."""
+    return Encoded(row.input_ids[:max_length], row.labels[:max_length], row.where)
+
+
+def pieces(row: Encoded, max_length: int, prefix: list[int]) -> list[Encoded]:
+    """Raw text as pieces of about equal length, none over max_length, in order and without overlap.
+
+    ``prefix`` (the BOS that the tokenizer puts before a text, or nothing) begins every piece.
+    """
+    body = row.input_ids[len(prefix) :]
+    room = max_length - len(prefix)
+    count = -(-len(body) // room)
+    found = []
+    for number in range(count):
+        ids = [*prefix, *body[len(body) * number // count : len(body) * (number + 1) // count]]
+        labels = [UNTRAINED] * max(1, len(prefix)) + ids[max(1, len(prefix)) :]
+        where = row.where if count == 1 else f"{row.where}, piece {number + 1} of {count}"
+        found.append(Encoded(ids, labels, where))
+    return found
+
+
+def shorter(row: Rendered) -> Iterator[list[Message]]:
+    """The row's conversation with its earliest exchanges left out, one more each time, down to the last exchange.
+
+    System messages at the start stay.
+    """
+    assert isinstance(row.prompt, list) and row.answer is not None
+    messages: list[Message] = [*row.prompt, {"role": "assistant", "content": row.answer}]
+    head = next((i for i, message in enumerate(messages) if message["role"] not in ("system", "developer")), 0)
+    ends = [i + 1 for i, message in enumerate(messages) if message["role"] == "assistant" and i >= head]
+    for end in ends[:-1]:
+        if messages[end]["role"] != "assistant":  # an answer must not lose its question
+            yield messages[:head] + messages[end:]
