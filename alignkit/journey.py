@@ -148,7 +148,7 @@ def _room_faults(composed: Composed) -> Iterator[Fault]:
     trained = recipe if isinstance(recipe, GradientRecipe) else None
     for where, section in _sections(recipe):
         if isinstance(section, Data) and section.name and section.name != STDIN:
-            yield from map(composed.placed, data_check.check(section, where=where))
+            yield from map(composed.placed, data_check.check(section, where=where, wants=recipe.wants))
         elif isinstance(section, Model) and section.name:
             main = trained if where == "model" else None
             # The default length gives way to a model that reads less; one that was asked for does not.
@@ -161,8 +161,21 @@ def _room_faults(composed: Composed) -> Iterator[Fault]:
                 max_length=main.data.max_length if main and asked else None,
             )
             yield from map(composed.placed, found)
+    if trained is not None:
+        yield from map(composed.placed, _template_faults(trained))
     if trained is not None and trained.report_to != "none":
         yield from _missing_trackers(trained.report_to)
+
+
+def _template_faults(recipe: GradientRecipe) -> Iterator[Fault]:
+    from alignkit.data.templates.faults import template_faults
+    from alignkit.models.sources import has_chat_template, locate
+
+    try:
+        known = has_chat_template(locate(recipe.model))
+    except RequestError:  # said of the model itself
+        known = None
+    yield from template_faults(recipe.data, known)
 
 
 def _missing_trackers(trackers: Sequence[str]) -> Iterator[Fault]:

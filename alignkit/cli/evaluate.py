@@ -85,19 +85,24 @@ def _score(recipe: EvalRecipe, *, every_answer: bool) -> Scores:
     from alignkit.console import log
     from alignkit.data.prepare import prepare_held_out
     from alignkit.evaluation.probe import probe
-    from alignkit.models.loading import load, load_tokenizer
+    from alignkit.evaluation.templated import templated_tokenizer, with_template
+    from alignkit.models.loading import load
     from alignkit.models.locating import locate
+    from alignkit.runs.digests import file_digest
 
     source = locate(recipe.model)
     log.say(source.said)
     # The rows first: what is wrong with them should not have to wait for the weights.
     wanted = recipe.evaluation.rows
-    prepared = prepare_held_out(recipe.data, load_tokenizer(recipe.model, source), limit=wanted)
+    tokenizer, installed = templated_tokenizer(recipe.model, source, recipe.data)
+    prepared = prepare_held_out(recipe.data, tokenizer, digest_file=file_digest, limit=wanted)
     for line in prepared.report.lines():
         log.say(line)
     if prepared.report.read > wanted:
         log.say(f"evaluation.rows={prepared.report.read} scores them all")
     loaded = load(recipe.model, recipe.quantization, source=source)
+    if installed is not None:
+        loaded = with_template(loaded, installed)
     keep = len(prepared.held_out) if every_answer else None
     return probe(loaded.model, loaded.tokenizer, prepared.held_out, recipe.evaluation, keep=keep)
 

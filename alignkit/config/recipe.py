@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from alignkit.config.sections import (
     OPERATIONAL,
@@ -27,6 +27,9 @@ from alignkit.config.sections import (
 )
 from alignkit.errors import Fault
 
+Kind: TypeAlias = Literal["demonstration", "preference", "feedback", "ranking", "prompt", "labelled"]
+"""What a row is good for: to imitate, to compare, to judge, to rank, to answer, to classify."""
+
 
 @dataclass(kw_only=True)
 class StageRecipe:
@@ -38,6 +41,10 @@ class StageRecipe:
     """Name of the TRL config class that `trl:` is checked against and passed to; None: no `trl:`."""
     trl_owned: ClassVar[dict[str, str]] = {}
     """Options of that class that this stage sets from keys of its own: TRL's name to ours."""
+    wants: ClassVar[Literal["demonstration", "preference", "feedback", "ranking", "prompt", "labelled"]] = (
+        "demonstration"
+    )
+    """The kind of rows that the stage learns from; a data set of another kind is converted or refused."""
 
     stage: str
     """Folder under alignkit/stages that runs this recipe."""

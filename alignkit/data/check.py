@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from alignkit.config.sections import Data
-from alignkit.data.formats.recognise import Format, recognise
-from alignkit.data.reading.places import TEXT_SUFFIXES, Place, locate
-from alignkit.data.reading.readers import READERS
-from alignkit.data.rows import Row
+from alignkit.config.sections import Data, DataSource
+from alignkit.data.formats.converter import Converter, plan
+from alignkit.data.reading.places import Place, locate
+from alignkit.data.reading.readers import beginning, shows_all
+from alignkit.data.rows import Kind, Row, Unreadable
 from alignkit.errors import Fault, RequestError
 
 LIMIT = 1_000_000
@@ -18,37 +18,32 @@ FAULTS_PER_FILE = 5
 """More faults than these of one file are of the same kind, as a rule."""
 
 
-def check(section: Data, *, where: str = "data") -> list[Fault]:
-    """Every fault of a data section that its files show. No network, no torch, transformers or datasets."""
-    faults = list(_faults(section, section.name, f"{where}.name", where))
+def check(section: Data, *, where: str = "data", wants: Kind | None = "demonstration") -> list[Fault]:
+    """Every fault of a data section that its files show. No network, no torch, transformers or datasets.
+
+    ``wants``: the kind of document that the stage learns from; None: any.
+    """
+    faults = list(_contradictions(section, where))
+    if section.template is not None:
+        from alignkit.data.templates.catalogue import template_fault
+
+        found = template_fault(section.template)
+        faults += [Fault(where=f"{where}.template", what=found.what, instead=found.instead)] if found else []
+    walks = []
+    for number, source in enumerate(section.parts()):
+        key = f"{where}.sources[{number}].name" if section.sources else f"{where}.name"
+        walk = _Walk(source, wants)
+        faults += _faults(section, walk, key, where)
+        walks.append(walk)
     if section.holdout_name is not None:
-        faults += _faults(section, section.holdout_name, f"{where}.holdout_name", where)
+        walk = _Walk(DataSource(name=section.holdout_name, system=section.system), wants)
+        faults += _faults(section, walk, f"{where}.holdout_name", where)
+    elif not faults and not any(walk.unseen for walk in walks):
+        faults += _holdout_faults(section, where, walks)
     return faults
 
 
-def _faults(section: Data, name: str, key: str, where: str) -> Iterator[Fault]:
-    try:
-        place = locate(name, key)
-    except RequestError as error:
-        yield from error.faults
-        return
-    if place.kind == "generated" and section.rows is None and key.endswith(".name"):
-        yield Fault(where=f"{where}.rows", what=f"{name} makes rows, and nothing says how many", instead="Set it.")
-    if place.kind != "files":
-        return
-    checked = _Checked()
-    yield from checked.walk(place)
-    if checked.format is None:
-        if not checked.faults and not checked.unseen:
-            yield Fault(where=key, what=f"{name} is empty: there is no row in it", instead="Give a file with rows.")
-        return
-    if section.overlength == "split" and not checked.format.raw_text:
-        yield cannot_split(f"{where}.overlength", checked.format)
-    if key.endswith(".name") and not checked.unseen and not checked.faults and section.holdout_name is None:
-        yield from _holdout_faults(section, where, checked.rows, checked.format)
-
-
-def cannot_split(where: str, found: Format) -> Fault:
+def cannot_split(where: str, found: Converter) -> Fault:
     """The fault of overlength=split on rows that would lose their question or their answer."""
     return Fault(
         where=where,
@@ -57,9 +52,49 @@ def cannot_split(where: str, found: Format) -> Fault:
     )
 
 
-def _holdout_faults(section: Data, where: str, rows: int, found: Format) -> Iterator[Fault]:
+def _contradictions(section: Data, where: str) -> Iterator[Fault]:
+    if section.sources and section.name:
+        yield Fault(
+            where=f"{where}.sources",
+            what=f"a mixture stands in place of {where}.name, and that is {section.name}",
+            instead=f"Write data=[…], or list {section.name} among the sources and take {where}.name away.",
+        )
+    weighted = [source.weight is not None for source in section.sources]
+    if any(weighted) and not all(weighted):
+        without = section.sources[weighted.index(False)].name
+        yield Fault(
+            where=f"{where}.sources",
+            what=f"some sources have a weight, and {without} has none",
+            instead="Give a weight to every source, or to none (then every row is used).",
+        )
+
+
+def _faults(section: Data, walk: _Walk, key: str, where: str) -> Iterator[Fault]:
+    name = walk.source.name
+    try:
+        place = locate(name, key)
+    except RequestError as error:
+        yield from error.faults
+        walk.unseen = True
+        return
+    walk.unseen = place.kind != "files"
+    if place.kind == "generated" and section.rows is None and not key.endswith("holdout_name"):
+        yield Fault(where=f"{where}.rows", what=f"{name} makes rows, and nothing says how many", instead="Set it.")
+    if place.kind != "files":
+        return
+    yield from walk.through(place, skip=section.on_error == "skip")
+    if walk.converter is None:
+        if not walk.faults and not walk.unseen:
+            yield Fault(where=key, what=f"{name} is empty: there is no row in it", instead="Give a file with rows.")
+    elif section.overlength == "split" and not walk.converter.raw_text:
+        yield cannot_split(f"{where}.overlength", walk.converter)
+
+
+def _holdout_faults(section: Data, where: str, walks: list[_Walk]) -> Iterator[Fault]:
     """More rows held out than there are. A count of raw text may count pieces, so it cannot be judged here."""
-    if found.raw_text and section.overlength == "split":
+    raw = all(walk.converter is not None and walk.converter.raw_text for walk in walks)
+    rows = sum(walk.documents for walk in walks)
+    if raw and section.overlength == "split":
         return
     if isinstance(section.holdout, int) and section.holdout >= rows:
         yield Fault(
@@ -71,45 +106,44 @@ def _holdout_faults(section: Data, where: str, rows: int, found: Format) -> Iter
         yield Fault(
             where=f"{where}.holdout",
             what="there is only one row, so none can be held out",
-            instead=f"Write {where}.holdout=0" + (f", or {where}.overlength=split." if found.raw_text else "."),
+            instead=f"Write {where}.holdout=0" + (f", or {where}.overlength=split." if raw else "."),
         )
 
 
-class _Checked:
-    """What a walk over the files' beginnings found."""
+class _Walk:
+    """What the beginnings of one source's files show."""
 
-    def __init__(self) -> None:
-        self.format: Format | None = None
-        self.rows = 0
+    def __init__(self, source: DataSource, wants: Kind | None) -> None:
+        self.source, self.wants = source, wants
+        self.converter: Converter | None = None
+        self.documents = 0
         self.faults = 0
         self.unseen = False
-        """Some rows stand beyond the limit."""
+        """Some rows stand beyond the limit, or cannot be looked at."""
 
-    def walk(self, place: Place) -> Iterator[Fault]:
+    def through(self, place: Place, *, skip: bool) -> Iterator[Fault]:
+        """The first faults of each file; with ``skip`` only those that leave nothing to read."""
         for file in place.files:
             try:
-                size = file.stat().st_size
-                # A text is one row, however long.
-                self.unseen = self.unseen or (size > LIMIT and file.suffix.lower() not in TEXT_SUFFIXES)
-                rows = READERS[file.suffix.lower()](file, str(file), LIMIT)
-                for fault in islice(self._file_faults(rows), FAULTS_PER_FILE):
-                    self.faults += 1
-                    yield fault
+                self.unseen = self.unseen or not shows_all(file, LIMIT)
+                rows = beginning(file, str(file), LIMIT)
+                found = list(islice(self._file_faults(rows), None if skip else FAULTS_PER_FILE))
             except OSError as error:
-                self.faults += 1
-                yield Fault(where=str(file), what=f"cannot be read: {error.strerror}", instead="Check its permissions.")
+                what = f"cannot be read: {error.strerror}"
+                found = [Fault(where=str(file), what=what, instead="Check its permissions.")]
+            self.faults += len(found)
+            yield from found[:1] if skip and self.converter is None else [] if skip else found
 
-    def _file_faults(self, rows: Iterator[Row | Fault]) -> Iterator[Fault]:
+    def _file_faults(self, rows: Iterator[Row | Unreadable]) -> Iterator[Fault]:
         converted = 0
         for row in rows:
-            if isinstance(row, Fault):
-                yield row
+            if isinstance(row, Unreadable):
+                yield row.fault
                 continue
-            self.rows += 1
             try:
-                if self.format is None:
-                    self.format = recognise(row)
-                self.format.convert(row)
+                if self.converter is None:
+                    self.converter = plan(self.source, self.wants, row)
+                self.documents += len(self.converter(row))
                 converted += 1
             except RequestError as error:
                 yield from error.faults

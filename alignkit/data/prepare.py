@@ -1,212 +1,280 @@
-"""Rows go in, tokens and loss masks come out: the one way from a data section to what a trainer and a probe take."""
+"""Rows go in, tokens and loss masks come out: the one way from a data section to what a trainer and a probe take.
+
+read and encode (stores, shared among runs) → hold out → leave out doubles → mix → cap → rows
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alignkit.config.sections import Data
-from alignkit.data.check import cannot_split
-from alignkit.data.encoding.documents import DocumentEncoder, Encoding
-from alignkit.data.formats.recognise import Format, recognise
-from alignkit.data.mixing.holdout import choose, content_hash, token_hash, wanted
-from alignkit.data.reading.places import Place, locate, read
+import numpy as np
+from numpy.typing import NDArray
+
+from alignkit.config.sections import Data, DataSource
+from alignkit.data.fingerprint import plain_digest
+from alignkit.data.held_out import held_out_pieces, rows_held_out
+from alignkit.data.mixing.duplicates import clean, exact
+from alignkit.data.mixing.holdout import token_hash, wanted
+from alignkit.data.pool import Digest, Numbers, Pool, smallest
+from alignkit.data.reading.places import Place, locate
 from alignkit.data.report import Report
-from alignkit.data.rows import Demonstration, Encoded, HeldOut
+from alignkit.data.rows import Encoded, HeldOut
+from alignkit.data.store.ingest import Ingested
+from alignkit.data.store.layout import hash_numbers
+from alignkit.data.store.rowstore import View
+from alignkit.data.store.tally import refuse_if_too_long
 from alignkit.errors import Fault, RequestError
 
-__all__ = ["Encoded", "HeldOut", "Prepared", "Report", "prepare", "prepare_held_out"]
+__all__ = ["Encoded", "HeldOut", "Prepared", "Report", "lengths_of", "prepare", "prepare_held_out"]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Rows to train on in the order of the source, rows to evaluate on in the order of their hashes, and the counts."""
+    """Rows to train on in the order of their sources, rows to evaluate on in the order of their hashes, the counts,
+    and the sources of which rows were skipped (data.on_error=skip)."""
 
-    train: list[Encoded]
+    train: Sequence[Encoded]
     held_out: list[HeldOut]
     report: Report
+    skipped: tuple[Ingested, ...] = ()
+
+    @property
+    def weighted(self) -> bool:
+        """Whether some trained token has another loss weight than 1."""
+        return any(store.weights is not None for store in getattr(self.train, "stores", ()))
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """(R,) tokens of each training row."""
+        return lengths_of(self.train)
 
 
-def prepare(section: Data, tokenizer: Any, *, held_out_rows: int | None = None) -> Prepared:
+def lengths_of(rows: Sequence[Encoded]) -> NDArray[np.int32]:
+    """(R,) tokens of each row; a view of stores knows them."""
+    found = getattr(rows, "lengths", None)
+    return np.array([len(row) for row in rows], np.int32) if found is None else found
+
+
+def prepare(
+    section: Data, tokenizer: Any, *, digest_file: Digest = plain_digest, held_out_rows: int | None = None
+) -> Prepared:
     """Read, convert, split, render and tokenise a data section.
 
     Args:
         section: the recipe's `data`.
         tokenizer: a transformers tokenizer; conversations need its chat template.
-        held_out_rows: tokenise at most this many of the held-out rows (the others stay out of training all the same).
+        digest_file: gives the SHA-256 of a file; a stage has one with a memory.
+        held_out_rows: make at most this many of the held-out documents ready (the others stay out of training all the
+            same).
 
     Raises:
-        RequestError: a row that cannot be read or converted, too many rows over the length, nothing left to train on.
+        RequestError: a row that cannot be used, too many rows over the length, nothing left to train on.
     """
-    place = locate(section.name)
-    split = "train" if place.kind == "generated" else section.split
-    documents, found = _documents(section, place, split=split, rows=section.rows)
-    encoder = DocumentEncoder(section, tokenizer)
-    report = Report(source=place.said, format=str(found), read=len(documents))
-    if place.passed_over:
-        names = ", ".join(path.name for path in place.passed_over[:5])
-        report.notes.append(f"not read in {place.said}: {names}" + (" …" if len(place.passed_over) > 5 else ""))
-    if section.holdout_name is not None or (place.kind == "generated" and section.holdout):
-        kept, apart = documents, _other_documents(section, place, found)
-        _note_contamination(documents, apart, report)
-    elif _by_piece(section, found, len(documents)):
-        return _prepare_pieces(section, documents, encoder, report, held_out_rows)
+    pool = Pool.of(section, tokenizer, wants="demonstration", digest_file=digest_file)
+    report = _report(pool)
+    everything = np.arange(len(pool.hashes), dtype=np.int64)
+    if _by_piece(section, pool):
+        return _prepare_pieces(section, pool, report, held_out_rows)
+    other = _other_pool(section, tokenizer, digest_file)
+    if other is None:
+        chosen = _choose(section, pool)
+        kept = np.setdiff1d(everything, chosen, assume_unique=True)
+        apart, aside = pool, chosen
     else:
-        kept, apart = _split(section, documents, found)
-    if section.rows is not None and section.rows < len(kept):
-        report.notes.append(f"using the first {section.rows:,} of {len(kept):,} training rows (data.rows)")
-    train = encoder.encode(kept[: section.rows])
-    train.refuse_if_too_long()
-    held = encoder.encode_held_out(apart[:held_out_rows])
-    report.held_out_dropped = held.dropped
-    return _finish(section, train, held.rows, encoder, report)
+        kept, apart = everything, other
+        aside = smallest(other.hashes, wanted(section.holdout, len(other.hashes)))
+    kept = _without_doubles(section, pool, kept, apart, aside, report)
+    if section.sources:
+        epoch, lines = pool.mixed(kept, section.rows)
+        report.notes += lines
+    else:
+        epoch = kept[: section.rows]
+        if len(epoch) < len(kept):
+            report.notes.append(f"using the first {len(epoch):,} of {len(kept):,} training rows (data.rows)")
+    held, lost = rows_held_out(apart, aside[:held_out_rows], section, tokenizer)
+    report.held_out_dropped = lost
+    return _finish(section, pool, pool.rows(epoch), held, report)
 
 
-def prepare_held_out(section: Data, tokenizer: Any, *, limit: int | None = None) -> Prepared:
+def prepare_held_out(
+    section: Data, tokenizer: Any, *, digest_file: Digest = plain_digest, limit: int | None = None
+) -> Prepared:
     """Every row of a data section as a held-out row, for an evaluation without training; `train` is empty.
 
-    ``limit``: at most this many rows, those with the smallest hashes. Raises RequestError as `prepare` does, but too
-    many rows over the length are only counted.
+    ``limit``: at most this many documents, those with the smallest hashes. Raises RequestError as `prepare` does, but
+    too many rows over the length are only counted.
     """
-    place = locate(section.name)
-    rows = section.rows
-    if place.kind == "generated":
+    place = locate(section.name) if section.name else None
+    if place is not None and place.kind == "generated":
         rows = wanted(section.holdout, section.rows or 0) or section.rows
-    documents, found = _documents(section, place, split=_heldout_or(place, section.split), rows=rows)
-    encoder = DocumentEncoder(section, tokenizer)
-    report = Report(source=place.said, format=str(found), read=len(documents))
-    order = choose([content_hash(document) for document in documents], len(documents))
-    held = encoder.encode_held_out([documents[i] for i in order[:limit]])
-    report.held_out_dropped = held.dropped
-    report.held_out = len(held.rows)
-    report.notes += encoder.notes()
-    if not held.rows:
-        raise _nothing_left(section, report, "evaluate on", held)
-    return Prepared([], held.rows, report)
+        section = replace(section, split="heldout", rows=rows)
+    pool = Pool.of(replace(section, overlength_limit=1.0), tokenizer, wants="demonstration", digest_file=digest_file)
+    report = _report(pool)
+    chosen = smallest(pool.hashes, len(pool.hashes))[:limit]
+    held, report.held_out_dropped = rows_held_out(pool, chosen, section, tokenizer)
+    report.held_out = len(held)
+    if not held:
+        raise _nothing_left(section, pool, report, "evaluate on", report.held_out_dropped)
+    return Prepared([], held, report, pool.skipped)
 
 
-def _documents(section: Data, place: Place, *, split: str, rows: int | None) -> tuple[list[Demonstration], Format]:
-    """All documents of a place and the format they were read as."""
-    if place.kind == "generated" and rows is None:
-        raise RequestError(Fault(where="data.rows", what=f"{place.name} makes rows, and nothing says how many"))
-    found: Format | None = None
-    documents: list[Demonstration] = []
-    for row in read(place, split=split, config=section.config, revision=section.revision, rows=rows):
-        if found is None:
-            found = recognise(row)
-            if section.overlength == "split" and not found.raw_text:
-                raise RequestError(cannot_split("data.overlength", found))
-        documents.append(found.convert(row))
-    if found is None:
-        raise RequestError(
-            Fault(
-                where="data.name", what=f"{place.name} is empty: there is no row in it", instead="Give one with rows."
-            )
+# --- what is held out ---------------------------------------------------------------------------------------------
+
+
+def _other_pool(section: Data, tokenizer: Any, digest_file: Digest) -> Pool | None:
+    """The pool that held-out rows come from where that is not the training pool; None where it is, or none are."""
+    if not section.holdout:
+        return None
+    if section.holdout_name is not None:
+        other = locate(section.holdout_name, "data.holdout_name")
+        count = section.holdout if isinstance(section.holdout, int) else 100
+        own = section.holdout_name == section.name  # its subset and revision belong to the repository of the rows
+        source = DataSource(
+            name=section.holdout_name,
+            split="heldout" if other.kind == "generated" else section.holdout_split,
+            config=section.config if own else None,
+            revision=section.revision if own else None,
         )
-    return documents, found
+    elif _generated(section) is not None:
+        assert section.rows is not None
+        count = wanted(section.holdout, section.rows)
+        source = DataSource(name=section.name, split="heldout")
+    else:
+        return None
+    apart = replace(section, sources=[source], rows=count, overlength_limit=1.0)
+    if source.config is None:
+        apart = replace(apart, config=None)
+    if source.revision is None:
+        apart = replace(apart, revision=None)
+    return Pool.of(apart, tokenizer, wants="demonstration", digest_file=digest_file)
 
 
-def _heldout_or(place: Place, split: str) -> str:
-    """The split to evaluate on: a generator's own, else what the section says (only hub data sets read it)."""
-    return "heldout" if place.kind == "generated" else split
+def _generated(section: Data) -> Place | None:
+    """The generator that a section of one source names."""
+    place = locate(section.name) if not section.sources else None
+    return place if place is not None and place.kind == "generated" else None
 
 
-def _split(section: Data, documents: list[Demonstration], found: Format) -> tuple[list[Demonstration], list[Demonstration]]:
-    """(training, held-out) documents of one source."""
-    count = wanted(section.holdout, len(documents))
-    if not count:
-        return documents, []
-    chosen = choose([content_hash(document) for document in documents], count)
-    if len(chosen) >= len(documents):
+def _choose(section: Data, pool: Pool) -> Numbers:
+    """Documents of the pool that are held out, in the order of their hashes."""
+    total = len(pool.hashes)
+    count = wanted(section.holdout, total)
+    chosen = smallest(pool.hashes, count)
+    if count and len(chosen) >= total:
         raise RequestError(
             Fault(
                 where="data.holdout",
-                what=f"{count} of {len(documents)} rows would be held out, and none is left to train on",
+                what=f"{count} of {total} rows would be held out, and none is left to train on",
                 instead="Write a smaller data.holdout"
-                + (", or data.overlength=split to hold out pieces of the text." if found.raw_text else "."),
+                + (", or data.overlength=split to hold out pieces of the text." if pool.raw_text else "."),
             )
         )
-    apart = set(chosen)
-    return [d for i, d in enumerate(documents) if i not in apart], [documents[i] for i in chosen]
+    return chosen
 
 
-def _other_documents(section: Data, place: Place, found: Format) -> list[Demonstration]:
-    """Held-out documents from a source of their own."""
-    if section.holdout_name is None:
-        assert section.rows is not None
-        return _documents(section, place, split="heldout", rows=wanted(section.holdout, section.rows))[0]
-    other = locate(section.holdout_name, "data.holdout_name")
-    rows = section.holdout if isinstance(section.holdout, int) and section.holdout else 100
-    # The subset and the revision belong to the training data's repository.
-    own = section if other.name == place.name else replace(section, config=None, revision=None)
-    documents, _ = _documents(own, other, split=_heldout_or(other, section.holdout_split), rows=rows)
-    chosen = choose([content_hash(document) for document in documents], wanted(section.holdout, len(documents)))
-    return [documents[i] for i in chosen]
-
-
-def _note_contamination(documents: Sequence[Demonstration], apart: Sequence[Demonstration], report: Report) -> None:
-    held = {content_hash(document) for document in apart}
-    both = sum(content_hash(document) in held for document in documents)
-    if both:
-        report.notes.append(f"{both:,} training rows stand among the held-out rows too: their scores will flatter")
-
-
-def _by_piece(section: Data, found: Format, documents: int) -> bool:
+def _by_piece(section: Data, pool: Pool) -> bool:
     """Whether pieces of text are held out instead of whole documents: too few documents for the count asked for."""
-    if not (found.raw_text and section.overlength == "split" and section.holdout):
+    if not (pool.raw_text and section.overlength == "split" and section.holdout and section.holdout_name is None):
         return False
+    documents = len(pool.hashes)
     share = section.holdout * documents if isinstance(section.holdout, float) else section.holdout
     return not 1 <= share <= documents / 2
 
 
-def _prepare_pieces(
-    section: Data, documents: list[Demonstration], encoder: DocumentEncoder, report: Report, limit: int | None
-) -> Prepared:
-    """Raw text of a few long documents: all of it in pieces, some of the pieces held out."""
-    done = encoder.encode(documents)
-    count = wanted(section.holdout, len(done.rows))
-    chosen = choose([token_hash(row) for row in done.rows], count)
-    if len(chosen) >= len(done.rows):
+def _prepare_pieces(section: Data, pool: Pool, report: Report, limit: int | None) -> Prepared:
+    """Raw text of a few long documents: some of its pieces are held out."""
+    view = pool.rows(np.arange(len(pool.hashes), dtype=np.int64))
+    count = wanted(section.holdout, len(view))
+    chosen = smallest(hash_numbers(b"".join(token_hash(row) for row in view)), count)
+    if len(chosen) >= len(view):
         raise RequestError(
             Fault(
                 where="data.holdout",
-                what=f"{count} of {len(done.rows)} pieces would be held out, and none is left to train on",
+                what=f"{count} of {len(view)} pieces would be held out, and none is left to train on",
                 instead="Write a smaller data.holdout.",
             )
         )
-    held = [HeldOut(row.input_ids, row.labels, row.where) for row in (done.rows[i] for i in chosen[:limit])]
-    apart = set(chosen)
-    done.rows = [row for i, row in enumerate(done.rows) if i not in apart][: section.rows]
+    kept = np.setdiff1d(np.arange(len(view)), chosen)[: section.rows]
+    held = held_out_pieces(View(view.stores, view.which[chosen[:limit]], view.rows[chosen[:limit]]))
     report.notes.append("pieces are held out and not whole documents, since there are too few documents")
-    return _finish(section, done, held, encoder, report)
+    return _finish(section, pool, View(view.stores, view.which[kept], view.rows[kept]), held, report)
 
 
-def _finish(section: Data, train: Encoding, held: list[HeldOut], encoder: DocumentEncoder, report: Report) -> Prepared:
+# --- what is trained on -------------------------------------------------------------------------------------------
+
+
+def _without_doubles(section: Data, pool: Pool, kept: Numbers, apart: Pool, aside: Numbers, report: Report) -> Numbers:
+    """Documents that stay in training: without doubles and what is held out, where data.dedup asks for it."""
+    near = section.dedup == "near"
+    cleaned = clean(
+        section.dedup,
+        pool.hashes[kept],
+        apart.hashes[aside],
+        texts=pool.texts(kept) if near else None,
+        held_out_texts=apart.texts(aside) if near else None,
+        threshold=section.dedup_threshold,
+    )
+    report.dropped += cleaned.dropped
+    report.notes += cleaned.notes
+    if section.dedup == "none":
+        repeated = len(kept) - int(exact(pool.hashes[kept]).sum())
+        if repeated:
+            rows = "1 row says" if repeated == 1 else f"{repeated:,} rows say"
+            report.notes.append(f"{rows} the same as an earlier one (data.dedup=exact leaves such rows out)")
+    return kept[cleaned.keep]
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+
+def _report(pool: Pool) -> Report:
+    """What was read, of every source."""
+    report = Report()
+    for one in pool.read:
+        report.sources.append((one.place.said, one.said, one.tally.read))
+        report.read += one.tally.read
+        report.skipped += one.tally.skipped
+        if one.place.passed_over:
+            names = ", ".join(path.name for path in one.place.passed_over[:5])
+            more = " …" if len(one.place.passed_over) > 5 else ""
+            report.notes.append(f"not read in {one.place.said}: {names}{more}")
+    return report
+
+
+def _finish(section: Data, pool: Pool, rows: View, held: list[HeldOut], report: Report) -> Prepared:
     """Counts into the report; an error when nothing is left."""
-    rows: list[Encoded] = train.rows
-    report.dropped = train.dropped
-    if not rows:
-        raise _nothing_left(section, report, "train on", train)
+    lost: Counter[str] = Counter()
+    for one in pool.read:
+        refuse_if_too_long(one.tally, one.store.full_lengths, section)
+        lost += one.tally.dropped
+        if one.tally.split:
+            report.notes.append(f"texts cut into pieces of at most {section.max_length} tokens: {one.tally.split:,}")
+        if one.tally.truncated:
+            report.notes.append(f"rows truncated to {section.max_length} tokens: {one.tally.truncated:,}")
+        report.notes += one.tally.said()
+    report.dropped += lost
+    if not len(rows):
+        raise _nothing_left(section, pool, report, "train on", lost)
     report.kept, report.held_out = len(rows), len(held)
-    report.tokens = sum(map(len, rows))
-    report.trained_tokens = sum(row.trained for row in rows)
-    report.longest = max(map(len, rows))
-    if train.split:
-        report.notes.append(f"texts cut into pieces of at most {section.max_length} tokens: {train.split:,}")
-    if train.truncated:
-        report.notes.append(f"rows truncated to {section.max_length} tokens: {train.truncated:,}")
-    report.notes += encoder.notes()
-    return Prepared(rows, held, report)
+    report.tokens = int(rows.lengths.sum(dtype=np.int64))
+    report.trained_tokens = int(rows.trained.sum(dtype=np.int64))
+    report.longest = int(rows.lengths.max())
+    return Prepared(rows, held, report, pool.skipped)
 
 
-def _nothing_left(section: Data, report: Report, purpose: str, lost: Encoding) -> RequestError:
-    reasons = "; ".join(f"{count:,}: {reason}" for reason, count in lost.dropped.most_common())
-    longest = f" The longest has {max(lost.lengths):,} tokens." if lost.lengths else ""
+def _nothing_left(section: Data, pool: Pool, report: Report, purpose: str, lost: Counter[str]) -> RequestError:
+    reasons = "; ".join(f"{count:,}: {reason}" for reason, count in lost.most_common())
+    lengths = [int(store.full_lengths.max()) for store in pool.stores if len(store.full_lengths)]
+    longest = f" The longest has {max(lengths):,} tokens." if lengths else ""
+    names = ", ".join(said for said, _, _ in report.sources)
     return RequestError(
         Fault(
             where="data",
-            what=f"no row is left to {purpose}: {report.read:,} read as {report.format}, dropped {reasons or 'none'}",
-            instead=f"Look at the first rows of {section.name}, and at data.max_length={section.max_length}.{longest}",
+            what=f"no row is left to {purpose}: {report.read:,} read of {names}, dropped {reasons or 'none'}",
+            instead=f"Look at the first rows (alignkit data preview {section.name or pool.sources[0].name}), and at "
+            f"data.max_length={section.max_length}.{longest}",
         )
     )

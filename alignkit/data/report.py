@@ -11,11 +11,12 @@ from typing import Any
 class Report:
     """Counts of one preparation. Tokens are those of the training rows."""
 
-    source: str = ""
-    format: str = ""
-    """The format with its columns, as it is said to people."""
+    sources: list[tuple[str, str, int]] = field(default_factory=list)
+    """Of each source its name, the format with its columns as it is said to people, and the rows read."""
     read: int = 0
-    """Rows read from the source."""
+    """Rows read from all sources."""
+    skipped: int = 0
+    """Rows that could not be used and were left out (data.on_error=skip)."""
     kept: int = 0
     """Training rows, after dropping, splitting and cutting."""
     held_out: int = 0
@@ -33,7 +34,9 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report for a person, a few lines."""
-        lines = [f"read {_rows(self.read)} of {self.source} as {self.format}"]
+        lines = [f"read {_rows(read)} of {source} as {form}" for source, form, read in self.sources]
+        if self.skipped:
+            lines.append(f"skipped {_rows(self.skipped)} that cannot be used (data.on_error=skip)")
         if self.kept:
             share = self.trained_tokens / max(1, self.tokens)
             lines.append(
@@ -49,9 +52,9 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The same for a manifest: plain JSON values."""
         return {
-            "source": self.source,
-            "format": self.format,
+            "sources": [{"source": source, "format": form, "read": read} for source, form, read in self.sources],
             "read": self.read,
+            "skipped": self.skipped,
             "rows": self.kept,
             "held_out": self.held_out,
             "tokens": self.tokens,

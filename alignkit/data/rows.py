@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
+from alignkit.config.recipe import Kind as Kind
 from alignkit.errors import Fault
 
 Message: TypeAlias = dict[str, Any]
@@ -13,9 +14,6 @@ list), `tool_call_id`, `name` and `reasoning_content`."""
 
 Said: TypeAlias = "list[Message] | str"
 """A prompt or an answer: messages to be rendered with a template, or plain text without one."""
-
-Kind: TypeAlias = Literal["demonstration", "preference", "feedback", "ranking", "prompt", "labelled"]
-"""What a row is good for: to imitate, to compare, to judge, to rank, to answer, to classify."""
 
 UNTRAINED = -100
 """Label of a token that carries no loss."""

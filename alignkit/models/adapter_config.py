@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -15,8 +16,11 @@ _INITS: dict[str, Any] = {"gaussian": "gaussian", "eva": "eva"}
 """What PEFT initialises itself; the others are set after it has built plain ones."""
 
 
-def lora_config(model: nn.Module, section: Adapter) -> Any:
-    """PEFT's LoraConfig for `section` on `model`. Raises RequestError when a name in it matches nothing."""
+def lora_config(model: nn.Module, section: Adapter, *, tokens: Sequence[int] = ()) -> Any:
+    """PEFT's LoraConfig for `section` on `model`. Raises RequestError when a name in it matches nothing.
+
+    `tokens`: ids whose rows of the embedding and of the head are trained too.
+    """
     from peft import EvaConfig, LoraConfig, TaskType
 
     alpha = section.alpha if section.alpha is not None else 2 * section.rank
@@ -35,6 +39,7 @@ def lora_config(model: nn.Module, section: Adapter) -> Any:
         rank_pattern=dict(section.rank_pattern),
         alpha_pattern=dict(section.alpha_pattern),
         modules_to_save=_whole_modules(model, section) or None,
+        trainable_token_indices=_token_rows(model, section, tokens),
         **extra,
     )
 
@@ -125,3 +130,29 @@ def _whole_modules(model: nn.Module, section: Adapter) -> list[str]:
                 )
             )
     return list(section.modules_to_save)
+
+
+def _token_rows(model: Any, section: Adapter, tokens: Sequence[int]) -> Any:
+    """Module name to the tokens whose rows are trained in it; None where there are none, or all of it is trained.
+
+    An embedding or a head that the section trains anyway, in whole or by a low-rank update of its own, learns its new
+    rows with the others; and what is tied to it does.
+    """
+    if not tokens:
+        return None
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    found = {_plain(name): module for name, module in model.named_modules() if module in (inputs, outputs)}
+    taken = {name for name in found if _is_trained(name, section)}
+    if outputs is not None and inputs.weight is outputs.weight and taken:
+        return None
+    return {name: list(tokens) for name in found if name not in taken} or None
+
+
+def _is_trained(name: str, section: Adapter) -> bool:
+    wanted = section.targets
+    if isinstance(wanted, str):
+        targeted = wanted != "all-linear" and re.fullmatch(wanted, name) is not None
+    else:
+        targeted = any(name == w or name.endswith("." + w) for w in wanted)
+    whole = any(name == w or name.endswith("." + w) for w in section.modules_to_save)
+    return whole or (targeted and section.layers is None)

@@ -24,15 +24,20 @@ from alignkit.errors import Fault, RequestError
 from alignkit.models.hub import cached_commit
 from alignkit.models.locating import ORIGIN_FILE, Source, read_origin
 from alignkit.models.quantized import describe
+from alignkit.models.token_files import put_tokens
+from alignkit.models.vocabulary import Vocabulary
 
 WEIGHTS = "adapter_model.safetensors"
 TRAINED = "default"
 
 
-def save_adapter(model: Any, directory: Path, source: Source, *, tokenizer: Any = None) -> Path:
+def save_adapter(
+    model: Any, directory: Path, source: Source, *, tokenizer: Any = None, vocabulary: Vocabulary | None = None
+) -> Path:
     """Write the trained adapter of a PeftModel so that it gives the same logits on the untouched base anywhere.
 
-    `source` is the base it was trained on (an adapter itself, where that one stayed beside a quantized base).
+    `source` is the base it was trained on (an adapter itself, where that one stayed beside a quantized base);
+    `vocabulary`: how that base was changed for new tokens, which whoever loads the adapter does again.
     Written beside `directory` and renamed, so the directory is whole or not there. Returns it.
     """
     from peft import get_peft_model_state_dict
@@ -54,7 +59,7 @@ def save_adapter(model: Any, directory: Path, source: Source, *, tokenizer: Any 
         config.revision = commit
         save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(temporary))
-        _write_origin(temporary, directory, replace(source, revision=commit), describe(model))
+        _write_origin(temporary, directory, replace(source, revision=commit), describe(model), vocabulary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         if (generation := getattr(model, "generation_config", None)) is not None:
@@ -89,7 +94,9 @@ def _write_shifts_out(model: Any, config: Any, state: dict[str, torch.Tensor]) -
     config.alpha_pattern = {pattern: growth * alpha for pattern, alpha in (config.alpha_pattern or {}).items()}
 
 
-def _write_origin(temporary: Path, directory: Path, source: Source, quantization: dict[str, Any]) -> None:
+def _write_origin(
+    temporary: Path, directory: Path, source: Source, quantization: dict[str, Any], vocabulary: Vocabulary | None
+) -> None:
     base: dict[str, Any] = {"kind": source.kind}
     if source.hub_name is not None:
         base["hub_name"] = source.hub_name
@@ -103,7 +110,10 @@ def _write_origin(temporary: Path, directory: Path, source: Source, quantization
     if source.kind == "gguf" and source.path is not None:
         with source.path.open("rb") as file:
             base["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    text = json.dumps({"base": base, "quantization": quantization}, indent=2)
+    noted: dict[str, Any] = {"base": base, "quantization": quantization}
+    if vocabulary is not None:
+        noted["vocabulary"] = vocabulary.as_dict()
+    text = json.dumps(noted, indent=2)
     (temporary / ORIGIN_FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -141,6 +151,7 @@ def add_saved_adapter(model: Any, source: Source) -> Any:
     config.init_lora_weights = True
     name = "parent" if not hasattr(model, "peft_config") else f"parent{len(model.peft_config) + 1}"
     state = _read_state(source.path)
+    put_tokens(model, source, config, state)
     with torch.random.fork_rng(devices=[]):
         if hasattr(model, "peft_config"):
             model.add_adapter(name, config)

@@ -21,6 +21,7 @@ from alignkit.models.hardware import NAMES
 from alignkit.models.loading import Loaded, load
 from alignkit.models.quantized import dequantized_weight
 from alignkit.models.shifted import ShiftedVariant
+from alignkit.models.token_rows import install_row_passes
 
 __all__ = ["TRAINED", "attach", "keep_adapter_in_fp32", "save_adapter", "trainable_summary"]
 
@@ -40,7 +41,8 @@ def attach(loaded: Loaded, section: Adapter, *, seed: int, calibration: Iterable
 
     with torch.random.fork_rng(devices=_cuda_devices(loaded.device)):
         torch.manual_seed(seed)
-        config = lora_config(loaded.model, section)
+        tokens = loaded.vocabulary.trained if loaded.vocabulary is not None else ()
+        config = lora_config(loaded.model, section, tokens=tokens)
         if hasattr(loaded.model, "peft_config"):  # frozen adapters on a quantized base
             peft = _add_beside_parents(loaded.model, config, section)
         else:
@@ -52,6 +54,7 @@ def attach(loaded: Loaded, section: Adapter, *, seed: int, calibration: Iterable
         _run_whole_modules_in_fp32(peft, loaded.dtype)
     fuse(peft, TRAINED)
     fuse_norms(peft)
+    install_row_passes(peft, TRAINED)
     peft.train(loaded.model.training)
     return peft
 

@@ -27,6 +27,7 @@ from alignkit.models.quantized import (
     keep_trainable_on_cpu,
 )
 from alignkit.models.quiet import quiet_library
+from alignkit.models.vocabulary import Vocabulary
 
 __all__ = ["Loaded", "choose_attention", "choose_device", "choose_dtype", "load", "load_tokenizer"]
 
@@ -45,6 +46,8 @@ class Loaded:
     quantization: Quantization = field(default_factory=Quantization)
     resolved: dict[str, str] = field(default_factory=dict)
     """What `auto` became, for the manifest."""
+    vocabulary: Vocabulary | None = None
+    """How it was changed for a template's tokens, after it was loaded; None: as the files have it."""
 
 
 def load(

@@ -15,6 +15,7 @@ from alignkit.models.quantized import (
     dequantized_weight,
     is_quantized_linear,
 )
+from alignkit.models.token_rows import fold_rows
 
 __all__ = ["Reference", "drift", "fold"]
 
@@ -116,11 +117,15 @@ def _embedding_sum(layer: Any, base: nn.Module) -> torch.Tensor:
 
 
 def _take_whole_modules(model: nn.Module, dtype: torch.dtype) -> None:
-    """Modules that were trained in full take the place of the originals, in the format of the weights."""
-    from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+    """Modules that were trained in full, and trained rows, take the place of the originals, in their format."""
+    from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
 
     for name, wrapper in list(model.named_modules()):
         if not isinstance(wrapper, AuxiliaryTrainingWrapper):
+            continue
+        if isinstance(wrapper, TrainableTokensWrapper):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, fold_rows(wrapper))
             continue
         if not isinstance(wrapper, ModulesToSaveWrapper):
             raise RunError(f"{name} is wrapped as {type(wrapper).__name__}, which cannot be folded into the weights.")

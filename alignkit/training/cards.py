@@ -9,22 +9,22 @@ import yaml
 from alignkit.config.key_values import decisive
 from alignkit.config.recipe import GradientRecipe
 from alignkit.evaluation.report import metrics_markdown
-from alignkit.models.locating import Source
+from alignkit.models.locating import Source, read_origin
 from alignkit.models.saving import Card, license_of, write_card
 from alignkit.runs.directory import RunDirectory
 from alignkit.runs.versions import TOLD, package_versions
-from alignkit.training.results import wanted_save
+from alignkit.training.results import find_adapter, wanted_save
 
 
 def write_cards(recipe: GradientRecipe, run: RunDirectory, source: Source, metrics: dict[str, Any]) -> None:
     """README.md in RUN/model, and in RUN/adapter where both were saved."""
     wanted = wanted_save(recipe)
-    write_card(run.model_path, _card(recipe, source, metrics, adapter=wanted == "adapter"))
+    write_card(run.model_path, _card(recipe, run, source, metrics, adapter=wanted == "adapter"))
     if wanted == "both":
-        write_card(run.path / "adapter", _card(recipe, source, metrics, adapter=True))
+        write_card(run.path / "adapter", _card(recipe, run, source, metrics, adapter=True))
 
 
-def _card(recipe: GradientRecipe, source: Source, metrics: dict[str, Any], *, adapter: bool) -> Card:
+def _card(recipe: GradientRecipe, run: RunDirectory, source: Source, metrics: dict[str, Any], *, adapter: bool) -> Card:
     base = source
     while base.parent is not None:
         base = base.parent
@@ -50,6 +50,7 @@ def _card(recipe: GradientRecipe, source: Source, metrics: dict[str, Any], *, ad
             )
         )
     sections += [
+        ("New tokens", _new_tokens(run) if adapter else ""),
         ("Data", "\n".join(f"- {line}" for line in data.get("lines", [])) or "No report."),
         ("Settings", f"```yaml\n{yaml.safe_dump(decisive(recipe), sort_keys=False).strip()}\n```"),
         ("Versions", ", ".join(f"{name} {versions[name]}" for name in TOLD if name in versions)),
@@ -62,4 +63,18 @@ def _card(recipe: GradientRecipe, source: Source, metrics: dict[str, Any], *, ad
         license=license_of(source),
         tags=[recipe.stage, *([recipe.adapter.kind] if recipe.adapter.kind != "none" else [])],
         sections=[(heading, text) for heading, text in sections if text.strip()],
+    )
+
+
+def _new_tokens(run: RunDirectory) -> str:
+    """How PEFT alone loads an adapter whose base got tokens; empty where it got none."""
+    place = find_adapter(run)
+    noted = (read_origin(place) or {}).get("vocabulary") if place is not None else None
+    if not noted or not noted["trained"]:
+        return ""
+    return (
+        f"A chat template was installed, and the rows of {len(noted['trained'])} tokens are trained with the adapter. "
+        "alignkit loads it as it is. With PEFT alone, make room in the base first: "
+        f"`base.resize_token_embeddings({noted['rows']})`, then `PeftModel.from_pretrained(base, ADAPTER)`, and take "
+        "the tokenizer that lies beside the adapter."
     )

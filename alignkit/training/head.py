@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignkit.models.token_rows import trained_rows, with_row_gradients
+
 CHUNK_BYTES = 32 * 2**20
 """Memory that one chunk's fp32 logits may take, so that the peak is flat in the vocabulary. On a CPU 8 to 96 MB are
 equally fast; on a GPU the product wants more rows at once (see ``_rows_per_chunk``)."""
@@ -259,7 +261,8 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
     """Set our forward on ``model`` (a causal language model, not its PEFT wrapper), on TRL's contract.
 
     ``model(..., labels=(B, T), fused_lm_head=True)`` returns TRL's ``FusedCausalLMOutput`` with (B, T-1) fields, zero
-    where the label is -100; with ``shift_labels=(B, T)`` the fields are (B, T) and nothing is shifted. Every other call
+    where the label is -100; with ``shift_labels=(B, T)`` the fields are (B, T) and nothing is shifted. With
+    ``loss_weights`` of the labels' shape, each token's log-probability comes back times its weight. Every other call
     goes to the forward that stood before, so generation and evaluation see the plain model.
     """
     from accelerate.utils import is_peft_model
@@ -281,6 +284,7 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
         labels: Tensor | None = None,
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        loss_weights: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         if not fused_lm_head:
@@ -294,22 +298,29 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
         if shift_labels is None:
             assert labels is not None
             hidden, targets = hidden[:, :-1], labels[:, 1:]
+            loss_weights = None if loss_weights is None else loss_weights[:, 1:]
         else:
             targets = shift_labels
         head = self.get_output_embeddings()
-        weight, bias = head.weight, getattr(head, "bias", None)
+        rows = trained_rows(head)  # of a frozen head, a few rows that are trained beside an adapter
+        weight, bias = head.weight, rows.bias if rows is not None else getattr(head, "bias", None)
         targets = targets.to(weight.device)
         mask = targets != -100  # (B, T')
         if isinstance(weight, DTensor):
             weight = weight.full_tensor()
             bias = None if bias is None else bias.full_tensor()
         with maybe_gather_lm_head_ctx(weight, bias):  # DeepSpeed ZeRO-3 keeps the head in shards
-            scores = token_scores(hidden.to(weight.device)[mask], weight, bias, targets[mask], rule, wanted, space)
+            states, chosen = hidden.to(weight.device)[mask], targets[mask]
+            scores = token_scores(states, weight, bias, chosen, rule, wanted, space)
+            if rows is not None:
+                scores = with_row_gradients(scores, states, weight, chosen, rows, rule)
         # masked_scatter keeps an all-masked batch connected to the graph, so that it yields a zero gradient.
         full = {k: None if v is None else v.new_zeros(mask.shape).masked_scatter(mask, v) for k, v in scores.items()}
         count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         log_probs = full["log_probs"]
         assert log_probs is not None
+        if loss_weights is not None:
+            full["log_probs"] = log_probs = log_probs * loss_weights.to(log_probs)
         loss = -log_probs.sum() / count
         aux = _router_loss(trunk, text_config, kwargs) if kwargs.get("output_router_logits") else None
         if aux is not None:

@@ -21,6 +21,7 @@ from alignkit.training.loraplus import loraplus_optimizer
 from alignkit.training.memory import Fit
 from alignkit.training.meter import Meter, peak_memory_bytes
 from alignkit.training.progress import Progress
+from alignkit.training.rows import TrainingRows, blocks_of, sample
 from alignkit.training.signals import StopRequest
 from alignkit.training.stopping import StopWhenAsked
 from alignkit.training.trainer import GuardedTrainer
@@ -35,8 +36,8 @@ class TrainerParts:
     prepared: Prepared
     arguments: dict[str, Any]
     """For the stage's TRL config class; the stage adds what is its own."""
-    rows: Any
-    """`datasets.Dataset` with input_ids, labels and where."""
+    sample: Any
+    """`datasets.Dataset` of one row, for the trainer's constructor; the loop puts the rows in its place."""
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
     callbacks: list[Any]
     optimizer: Any | None
@@ -58,7 +59,6 @@ def train(
         Interrupted: a signal asked for the end; a checkpoint was saved.
         NumericsError: a loss or gradient was not finite.
     """
-    from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     meter = Meter()
@@ -68,13 +68,7 @@ def train(
     fit = Fit(resolved["micro"], resolved["gradient_checkpointing"])
     device = loaded.device.type
     arguments = trl_arguments(recipe, run, device=device, autocast=resolved["autocast"], fit=fit)
-    rows = Dataset.from_dict(
-        {
-            "input_ids": [row.input_ids for row in prepared.train],
-            "labels": [row.labels for row in prepared.train],
-            "where": [row.where for row in prepared.train],
-        }
-    )
+    rows = TrainingRows(prepared.train, blocks_of(recipe, prepared, resolved["micro"]))
     collate = flatten() if resolved["layout"] == "flattened" else pad(filler)
     adapters_before = {
         name: parameter.detach().clone()
@@ -86,7 +80,7 @@ def train(
             loaded=loaded,
             prepared=prepared,
             arguments=arguments,
-            rows=rows,
+            sample=sample(prepared.train),
             collate=collate,
             callbacks=[watch, StopWhenAsked(stop), progress],
             optimizer=loraplus_optimizer(recipe, loaded.model, device),
@@ -99,8 +93,9 @@ def train(
     for theirs in (PrinterCallback, ProgressCallback):  # both write to stdout
         trainer.remove_callback(theirs)
     install_scoring_head(trainer.model, wanted=("log_probs", "entropy", "is_top1"))
-    lengths = [len(row.input_ids) for row in prepared.train]
-    order = RowOrder(lengths, seed=recipe.seed, batch=recipe.batch.size, group_by_length=recipe.data.group_by_length)
+    trainer.train_dataset = rows
+    grouped = recipe.data.group_by_length
+    order = RowOrder(rows.lengths, seed=recipe.seed, batch=recipe.batch.size, group_by_length=grouped)
     trainer.prepare_guards(run, meter, keep=recipe.checkpoint.keep, row_order=order)
     watch.trainer = trainer
 

@@ -9,6 +9,7 @@ import torch
 from alignkit.config.recipe import GradientRecipe
 from alignkit.config.sections import Model
 from alignkit.console import log
+from alignkit.errors import Fault, RequestError
 from alignkit.models.attention import VARLEN, can_isolate
 from alignkit.models.loading import Loaded, choose_dtype
 
@@ -49,9 +50,13 @@ def layout(recipe: GradientRecipe, loaded: Loaded) -> str:
     if not recipe.data.packing:
         return "padded"
     if loaded.attention not in (VARLEN, "flash_attention_2"):
-        log.say(f"rows are padded, not laid end to end: {loaded.attention} attention knows no document boundaries")
-        return "padded"
-    if not can_isolate(loaded.model):
-        log.say("rows are padded, not laid end to end: this model's layers would let one row see another")
-        return "padded"
-    return "flattened"
+        reason = f"{loaded.attention} attention knows no document boundaries"
+    elif not can_isolate(loaded.model):
+        reason = "this model's layers would let one row see another"
+    else:
+        return "flattened"
+    if recipe.data.packing == "best-fit":
+        what = f"rows cannot share a block: {reason}"
+        raise RequestError(Fault(where="data.packing", what=what, instead="Write data.packing=false."))
+    log.say(f"rows are padded, not laid end to end: {reason}")
+    return "padded"

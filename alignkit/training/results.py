@@ -59,7 +59,8 @@ def keep_trained(recipe: GradientRecipe, run: RunDirectory, loaded: Loaded, sour
     if wanted == "model":
         save_model(loaded.model, loaded.tokenizer, run.model_path)
     else:
-        save_adapter(loaded.model, adapter_places(run)[wanted], source, tokenizer=loaded.tokenizer)
+        place = adapter_places(run)[wanted]
+        save_adapter(loaded.model, place, source, tokenizer=loaded.tokenizer, vocabulary=loaded.vocabulary)
 
 
 def reload(recipe: GradientRecipe, run: RunDirectory, resolved: dict[str, Any]) -> Loaded:

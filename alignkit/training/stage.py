@@ -14,11 +14,13 @@ from typing import Any
 from alignkit.config.recipe import GradientRecipe
 from alignkit.console import log
 from alignkit.data.prepare import Prepared
+from alignkit.data.templates.install import Installed
 from alignkit.errors import RunError
 from alignkit.evaluation.probe import probe
 from alignkit.evaluation.scores import Scores, headline
+from alignkit.evaluation.templated import templated_tokenizer, with_template
 from alignkit.models.adapters import attach, trainable_summary
-from alignkit.models.loading import Loaded, load, load_tokenizer
+from alignkit.models.loading import Loaded, load
 from alignkit.models.sources import context_length, locate
 from alignkit.runs.directory import RunDirectory
 from alignkit.runs.outcome import Outcome
@@ -35,6 +37,7 @@ class GradientStage(ABC):
     def __init__(self, recipe: GradientRecipe, run: RunDirectory) -> None:
         self.recipe, self.run = recipe, run
         self.source = locate(recipe.model)
+        self.installed: Installed | None = None
         limit = context_length(self.source)
         if limit is not None and limit < recipe.data.max_length:
             log.say(f"rows of at most {limit} tokens: the model reads no more")
@@ -78,10 +81,11 @@ class GradientStage(ABC):
     def _execute(self) -> Outcome:
         with StopRequest().listening() as stop:
             log.say(self.source.said)
-            tokenizer = load_tokenizer(self.recipe.model, self.source)
+            tokenizer, self.installed = templated_tokenizer(self.recipe.model, self.source, self.recipe.data)
             prepared = self.prepare(tokenizer)
             for line in prepared.report.lines():
                 log.say(line)
+            self._keep_skipped(prepared)
             product = None
             if self.run.read_mark("trained") is None:
                 product = self._train(prepared, stop)
@@ -97,9 +101,20 @@ class GradientStage(ABC):
                 results.save(self.recipe, self.run, product, prepared.held_out)
             return self._outcome(prepared)
 
+    def _keep_skipped(self, prepared: Prepared) -> None:
+        """Rows that were left out of the data, into the run."""
+        if not prepared.skipped:
+            return
+        file = self.run.path / "skipped.jsonl"
+        file.unlink(missing_ok=True)
+        for source in prepared.skipped:
+            source.write_skipped(file)
+        log.warn(f"the rows that cannot be used stand in {file}")
+
     def _load(self) -> Loaded:
         section = precision.model_section(self.recipe)
-        return load(section, self.recipe.quantization, source=self.source)
+        loaded = load(section, self.recipe.quantization, source=self.source)
+        return loaded if self.installed is None else with_template(loaded, self.installed)
 
     def _train(self, prepared: Prepared, stop: StopRequest) -> Loaded:
         loaded = self._load()
@@ -125,7 +140,9 @@ class GradientStage(ABC):
     def _resolve(self, loaded: Loaded, prepared: Prepared) -> dict[str, Any]:
         """What every `auto` became; on a resume, what it was at the start, or an error where it cannot be again."""
         autocast = precision.autocast(self.recipe, loaded)
-        longest = max(len(row.input_ids) for row in prepared.train)
+        longest = int(prepared.lengths.max())
+        if self.recipe.data.packing == "best-fit":
+            longest = self.recipe.data.max_length
         chosen = fit(
             self.recipe,
             loaded.model.config,

@@ -62,6 +62,17 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
             self._refuse(f"the loss is {float(loss)}", rows)
         return loss
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """What the loss is divided by: the labelled tokens of the step, or the sum of their weights."""
+        if not any("loss_weights" in batch for batch in batch_samples):
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = torch.zeros((), device=device)
+        for batch in batch_samples:
+            labelled = batch["labels"][..., 1:] != -100
+            weights = batch.get("loss_weights")
+            total += (labelled.sum() if weights is None else weights[..., 1:][labelled].sum()).to(device)
+        return self.accelerator.gather(total).sum() if self.args.average_tokens_across_devices else total
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         value = float(norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,38 @@ def test_padded_batch_keeps_an_eos_that_is_the_pad_token():
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert batch["rows"] == ["a line 1", "a line 2"]
     assert pad(2, pad_to_multiple_of=8)(ROWS)["input_ids"].shape == (2, 8)
+
+
+def test_the_rows_of_a_block_are_documents_like_all_others():
+    block = [[ROWS[0], ROWS[1]], [DICTS[1]]]
+    batch, plain = flatten()(block), flatten()([ROWS[0], ROWS[1], ROWS[1]])
+    assert batch["document_lengths"] == [4, 3, 3]
+    assert batch["rows"] == ["a line 1", "a line 2", "a line 2"]
+    for name in ("input_ids", "labels", "position_ids"):
+        assert batch[name].tolist() == plain[name].tolist()
+    assert pad(0)(block)["input_ids"].tolist() == [[1, 5, 6, 2], [1, 7, 2, 0], [1, 7, 2, 0]]
+
+
+def test_weights_are_given_where_some_row_has_them():
+    weighted = Encoded([1, 5, 6, 2], [-100, -100, 6, 2], "a", weights=[0.0, 0.0, 0.5, 2.0])
+    as_mapping = {"input_ids": [1, 5, 6, 2], "labels": [-100, -100, 6, 2], "weights": [9.0, 9.0, 0.5, 2.0]}
+    for row in (weighted, as_mapping):
+        flat, padded = flatten(pad_to_multiple_of=8)([row, ROWS[1]]), pad(0)([ROWS[1], row])
+        assert flat["loss_weights"].tolist() == [[0, 0, 0.5, 2, 0, 1, 1, 0]]
+        assert padded["loss_weights"].tolist() == [[0, 1, 1, 0], [0, 0, 0.5, 2]]
+        assert flat["loss_weights"].dtype == padded["loss_weights"].dtype == torch.float32
+        assert flat["loss_weights"].shape == flat["labels"].shape
+    assert "loss_weights" not in flatten()(ROWS)
+    assert "loss_weights" not in pad(0)(ROWS)
+
+
+def test_rows_of_numpy_arrays_are_left_as_they_are():
+    ids, labels = np.array([3, 4], dtype=np.uint16), np.array([3, 4])
+    batch = flatten()([{"input_ids": ids, "labels": labels}])
+    assert batch["input_ids"].tolist() == [[3, 4]]
+    assert batch["input_ids"].dtype == batch["labels"].dtype == batch["position_ids"].dtype == torch.int64
+    assert batch["labels"].tolist() == [[-100, 4]]
+    assert labels.tolist() == [3, 4]
 
 
 rows = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), min_size=1, max_size=6)
@@ -98,3 +131,12 @@ def test_grouping_saves_padding_and_begins_with_the_longest():
         return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
 
     assert padding(True) < 0.1 * padding(False)
+
+
+def test_the_order_of_many_rows_takes_arrays_and_gives_plain_numbers():
+    lengths = np.random.default_rng(0).integers(1, 1024, 300_001).astype(np.int32)
+    for grouped in (False, True):
+        sampler = RowOrder(lengths, seed=1, batch=8, group_by_length=grouped)
+        assert type(next(iter(sampler))) is int
+        assert (np.sort(sampler.order()) == np.arange(len(lengths))).all()
+        assert list(sampler)[:1000] == sampler.order()[:1000].tolist()

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from alignkit.config.sections import Data
 from alignkit.data.encoding.documents import DocumentEncoder
-from alignkit.data.encoding.rendering import NO_END, REWRITTEN, UNALIGNED, Renderer, end_of_turn
+from alignkit.data.encoding.incremental import NO_END, REWRITTEN, UNALIGNED
+from alignkit.data.encoding.rendering import Renderer, end_of_turn
 from alignkit.data.encoding.tokenizing import Encoder, prompt_ids
 from alignkit.data.rows import Completion, Conversation, Encoded, Text
 from alignkit.errors import RequestError
@@ -290,8 +291,8 @@ def test_batches_and_single_rows_are_encoded_alike():
     tokenizer = merging_tokenizer()
     section = Data(name="x")
     documents = [Conversation(turns("q" * n, "\n" * (n % 2) + "A" * n), str(n)) for n in range(1, 40)]
-    together = DocumentEncoder(section, tokenizer).encode(documents).rows
-    apart = [DocumentEncoder(section, tokenizer).encode([document]).rows[0] for document in documents]
+    together = [done.rows[0][1] for done in DocumentEncoder(section, tokenizer).encode(documents)]
+    apart = [DocumentEncoder(section, tokenizer).encode([document])[0].rows[0][1] for document in documents]
     assert together == apart
 
 

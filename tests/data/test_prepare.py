@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignkit.config.sections import Data
+from alignkit.config.sections import Data, DataSource
 from alignkit.data.encoding.lengths import pieces
+from alignkit.data.encoding.tokenizing import Encoder
 from alignkit.data.mixing.holdout import choose, wanted
 from alignkit.data.prepare import prepare, prepare_held_out
 from alignkit.data.rows import Encoded
@@ -106,7 +108,7 @@ def test_fewer_held_out_rows_are_the_beginning_of_more(write):
     every = prepare(section, TOKENIZER)
     some = prepare(section, TOKENIZER, held_out_rows=4)
     assert some.held_out == every.held_out[:4]
-    assert some.train == every.train
+    assert list(some.train) == list(every.train)
 
 
 def test_what_a_held_out_row_carries(write):
@@ -205,8 +207,7 @@ def test_truncating_a_rewritten_conversation_shortens_each_row(write):
 
 
 def test_truncating_never_leaves_an_answer_without_its_question(write):
-    messages = chat("q1", "A1", "q2", "A2")["messages"]
-    messages.insert(2, {"role": "assistant", "content": "A1b"})
+    messages = chat("q1", "A1", "q2", "A2", "q3", "A3")["messages"]
     section = Data(
         name=write([{"messages": messages}]), holdout=0, max_length=60, overlength="truncate", overlength_limit=1.0
     )
@@ -275,16 +276,26 @@ def test_split_of_conversations_is_refused(write):
 # --- what is counted ----------------------------------------------------------------------------------------------
 
 
-def test_rows_without_an_answer_are_dropped_and_counted(write):
-    rows = [chat("q"), chat("q", " "), {"messages": [{"role": "assistant", "content": "a"}]}, chat("q", "a")]
-    prepared = prepare(Data(name=write(rows), holdout=0), TOKENIZER)
-    assert len(prepared.train) == 1
-    assert sorted(prepared.report.dropped.values()) == [1, 2]
-    assert prepared.report.read == 4
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (chat("q"), "has no answer to learn from"),
+        (chat("q", " "), "turn 2: is an empty answer"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "assistant"),
+    ],
+)
+def test_a_row_without_an_answer_stops_or_is_skipped_and_counted(write, row, said):
+    name = write([chat("q", "a"), row, chat("q2", "a")])
+    with pytest.raises(RequestError, match=rf"line 2.*{said}"):
+        prepare(Data(name=name, holdout=0), TOKENIZER)
+    prepared = prepare(Data(name=name, holdout=0, on_error="skip"), TOKENIZER)
+    assert len(prepared.train) == 2
+    assert (prepared.report.read, prepared.report.skipped) == (3, 1)
+    assert any("skipped 1 row that cannot be used" in line for line in prepared.report.lines())
 
 
 def test_report_says_what_was_read_and_counts_tokens(write):
-    prepared = prepare(Data(name=write([chat("q", "abc")] * 10), holdout=0), TOKENIZER)
+    prepared = prepare(Data(name=write([chat(f"{n}", "abc") for n in range(10)]), holdout=0), TOKENIZER)
     first, second = prepared.report.lines()
     assert first == "read 10 rows of rows.jsonl as chat messages (column messages)"
     assert second == "training on 10 rows: 240 tokens, 40 of them trained (17%); the longest row has 24"
@@ -295,7 +306,7 @@ def test_rows_caps_the_training_rows_after_the_hold_out(write):
     name = write([chat(f"q{n}", "a") for n in range(50)])
     capped = prepare(Data(name=name, rows=5, holdout=10), TOKENIZER)
     every = prepare(Data(name=name, holdout=10), TOKENIZER)
-    assert capped.train == every.train[:5]
+    assert list(capped.train) == list(every.train[:5])
     assert capped.held_out == every.held_out
     assert any("the first 5 of 40" in line for line in capped.report.lines())
 
@@ -307,15 +318,59 @@ def test_empty_data_set_and_mixed_rows(write):
         prepare(Data(name=write([chat("q", "a"), chat("q", "a"), {"text": "t"}], "m.jsonl")), TOKENIZER)
 
 
-def test_no_row_is_tokenised_twice(write, monkeypatch):
-    tokenizer = merging_tokenizer()
+def test_no_row_is_tokenised_twice_nor_in_the_next_run(write, monkeypatch):
     seen: list[str] = []
-    real = type(tokenizer).__call__
+    real = Encoder.pack
 
-    def spy(self, texts, **options):
-        seen.extend(texts if isinstance(texts, list) else [texts])
-        return real(self, texts, **options)
+    def spy(self, rendered):
+        seen.extend(row.text for row in rendered)
+        return real(self, rendered)
 
-    monkeypatch.setattr(type(tokenizer), "__call__", spy)
-    prepare(Data(name=write([chat(f"question {n}", f"answer {n}") for n in range(30)]), holdout=5), tokenizer)
-    assert len([text for text in seen if "question" in text]) == 30
+    monkeypatch.setattr(Encoder, "pack", spy)
+    section = Data(name=write([chat(f"question {n}", f"answer {n}") for n in range(30)]), holdout=5)
+    first = prepare(section, merging_tokenizer())
+    assert len(seen) == len(set(seen)) == 30
+    second = prepare(replace(section, holdout=7, rows=10, dedup="exact"), merging_tokenizer())
+    assert len(seen) == 30
+    assert len(second.train) == 10 and len(second.held_out) == 7
+    assert first.held_out == second.held_out[:5]
+
+
+def test_mixtures_hold_out_over_all_sources_and_keep_their_shares(write):
+    a = write([chat(f"a{n}", "x") for n in range(60)], "a.jsonl")
+    b = write([chat(f"b{n}", "y") for n in range(60)], "b.jsonl")
+    sources = [DataSource(name=a, weight=2), DataSource(name=b, weight=1, system="Be brief.")]
+    prepared = prepare(Data(name="", sources=sources, holdout=20), TOKENIZER)
+    first = [row for row in prepared.train if row.where.startswith(a)]
+    second = [row for row in prepared.train if row.where.startswith(b)]
+    assert abs(len(first) - 2 * len(second)) <= 2 and len(first) + len(prepared.held_out) <= 80
+    assert all("Be brief." in text_of(row) for row in second) and "system" not in text_of(first[0])
+    assert {row.where.split(" ")[0] for row in prepared.held_out} == {a, b}
+    assert not {text_of(row) for row in prepared.train} & {text_of(row) for row in prepared.held_out}
+    capped = prepare(Data(name="", sources=sources, holdout=20, rows=15), TOKENIZER)
+    assert sum(row.where.startswith(a) for row in capped.train) == 10 and len(capped.train) == 15
+    lines = "\n".join(prepared.report.lines())
+    assert "read 60 rows of a.jsonl" in lines and "read 60 rows of b.jsonl" in lines
+
+
+def test_doubles_are_told_and_left_out_when_asked(write):
+    long = " ".join(f"word{n}" for n in range(60))
+    rows = [
+        chat("q", "a"),
+        chat("q", "a"),
+        chat("w", long),
+        chat("w", long + " more"),
+        *(chat(f"{n}", "b") for n in range(9)),
+    ]
+    name = write(rows)
+    told = prepare(Data(name=name, holdout=0), TOKENIZER)
+    assert len(told.train) == 13 and any(
+        "1 rows say the same" in line or "1 row says" in line for line in told.report.lines()
+    )
+    assert len(prepare(Data(name=name, holdout=0, dedup="exact"), TOKENIZER).train) == 12
+    assert len(prepare(Data(name=name, holdout=0, dedup="near"), TOKENIZER).train) == 11
+    apart = write([chat("q", "a")], "apart.jsonl")
+    dirty = prepare(Data(name=name, holdout_name=apart, holdout=1), TOKENIZER)
+    assert any("2 training rows stand among the held-out rows" in line for line in dirty.report.lines())
+    clean = prepare(Data(name=name, holdout_name=apart, holdout=1, dedup="exact"), TOKENIZER)
+    assert len(clean.train) == 11 and len(clean.held_out) == 1

@@ -17,7 +17,7 @@ def held_out(count: int, *, checkable: bool = True, prompt: bool = True, referen
     for number in range(count):
         ids = list(range(10 + number, 30 + number))
         messages = [{"role": "user", "content": f"question {number}"}] if prompt else None
-        rows.append(HeldOut(ids, [-100, *ids[1:]], f"row {number}", messages, reference, checkable))
+        rows.append(HeldOut(ids, [-100, *ids[1:]], f"row {number}", None, messages, reference, checkable))
     return rows
 
 

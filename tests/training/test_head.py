@@ -152,3 +152,26 @@ def test_a_workspace_shared_by_many_calls_changes_nothing() -> None:
         own = token_scores(hidden, weight, None, labels, None, OUTPUTS)
         for name in OUTPUTS:
             assert torch.equal(shared[name], own[name]), name
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_loss_weights_multiply_each_token(shifted: bool) -> None:
+    """Weighted log-probabilities are the plain ones times the weights, and so are the gradients."""
+    torch.manual_seed(2)
+    ids = torch.randint(3, 200, (2, 10))
+    labels = ids.clone()
+    labels[:, :4] = -100
+    weights = torch.rand(2, 10)
+    grads = []
+    for weighted in (False, True):
+        model = build_model()
+        install_scoring_head(model)
+        given = {"shift_labels": labels} if shifted else {"labels": labels}
+        if weighted:
+            given["loss_weights"] = weights
+        found = model(input_ids=ids, **given, fused_lm_head=True).log_probs
+        total = found.sum() if weighted else (found * (weights if shifted else weights[:, 1:])).sum()
+        total.backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    for name, grad in grads[0].items():
+        assert torch.allclose(grad, grads[1][name], atol=1e-6), name

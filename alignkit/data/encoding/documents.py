@@ -2,162 +2,202 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from alignkit.config.sections import Data
+from alignkit.data.encoding.fast_tokens import TokensDiffer
 from alignkit.data.encoding.lengths import cut_end, pieces, shorter
-from alignkit.data.encoding.rendering import UNALIGNED, Rendered, Renderer
+from alignkit.data.encoding.outline import OutlinesDiffer
+from alignkit.data.encoding.packed import Tokens, pack
+from alignkit.data.encoding.rendered import Rendered
+from alignkit.data.encoding.rendering import Renderer
+from alignkit.data.encoding.sides import Side, sides
 from alignkit.data.encoding.tokenizing import Encoder
-from alignkit.data.formats.recognise import checkable
-from alignkit.data.rows import Completion, Conversation, Demonstration, Encoded, HeldOut, Text
+from alignkit.data.encoding.verify import Verifier
+from alignkit.data.formats.checkable import checkable
+from alignkit.data.rows import Conversation, Document, HeldOut, Text
+from alignkit.data.store.tally import Tally
 from alignkit.errors import Fault, RequestError
 
 CHUNK = 512
 """Documents that are rendered and tokenised together."""
 
+SHORT_WAYS = (OutlinesDiffer, TokensDiffer)
+
 NO_ANSWER = "there is no answer to learn from (no assistant turn after a question)"
-EMPTY_ANSWER = "an answer is empty"
-NOTHING_TRAINED = "no token carries loss"
+OTHER_TOO_LONG = "the other answer to the prompt is longer than data.max_length"
+
+Part: TypeAlias = "tuple[int, Tokens, Rendered, bool]"
+"""(the side of a comparison or 0, its tokens, its text, whether it is the last text of its side)."""
+
+
+@dataclass(slots=True)
+class Done:
+    """One document's rows: none where all were dropped. ``lengths``: tokens of each row before it was cut."""
+
+    rows: list[Part] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
 
 
 class DocumentEncoder:
-    """Encodes documents by a data section, with one tokenizer. What it counts over all calls is for the report."""
+    """Encodes documents of any kind by a data section, with one tokenizer. ``tally`` counts over all calls.
 
-    def __init__(self, section: Data, tokenizer: Any) -> None:
+    ``short``: texts and tokens may be made the short ways (outline.py, fast_tokens.py). Should one of them turn out
+    wrong about a row, `encode` raises one of SHORT_WAYS, and all must be encoded anew without them.
+    """
+
+    def __init__(self, section: Data, tokenizer: Any, *, short: bool = True) -> None:
         self.section = section
-        self.renderer = Renderer(tokenizer, section.train_on)
-        self.last_answer = Renderer(tokenizer, "last")
-        self.encoder = Encoder(tokenizer)
+        self.tokenizer = tokenizer
+        self.renderer = Renderer(tokenizer, section.train_on, outlines=short)
+        # Of a comparison exactly the answers are scored, and sides() says which by weights.
+        self.answers = Renderer(tokenizer, "assistant", outlines=short)
+        self.last_answer = Renderer(tokenizer, "last", outlines=False)
+        self.encoder = Encoder(tokenizer, short=short)
+        self.verifier = Verifier(tokenizer, section.train_on)
+        self.tally = Tally()
 
-    def encode(self, documents: Sequence[Demonstration]) -> Encoding:
-        """Training rows of all documents, in order, with the counts of what was lost."""
-        done = Encoding(self.section)
-        for document, row, rendered, _ in self._rows(documents, done):
-            done.rows += [fitting for fitting, _ in self._fit(document, row, rendered, done)]
+    def encode(self, documents: Sequence[Document]) -> list[Done | Fault]:
+        """The rows of each document, or what is wrong with it, in order.
+
+        Raises RequestError where nothing could be encoded at all: no template for conversations, no eos.
+        """
+        done: list[Done | Fault] = []
+        for start in range(0, len(documents), CHUNK):
+            done += self._chunk(documents[start : start + CHUNK])
         return done
 
-    def encode_held_out(self, documents: Sequence[Demonstration]) -> Encoding:
-        """The same as HeldOut rows, with what is needed to generate an answer and compare it."""
-        done = Encoding(self.section)
-        for document, row, rendered, last in self._rows(documents, done):
-            for fitting, source in self._fit(document, row, rendered, done):
-                reference, check = checkable(document) if last else (source.answer, False)
-                done.rows.append(
+    def encode_held_out(self, documents: Sequence[Document]) -> list[HeldOut]:
+        """The rows of demonstrations with what is needed to generate an answer and compare it.
+
+        Raises RequestError for the first document that cannot be encoded.
+        """
+        rows = []
+        for document, done in zip(documents, self.encode(documents), strict=True):
+            if isinstance(done, Fault):
+                raise RequestError(done)
+            for _, tokens, text, last in done.rows:
+                reference, check = checkable(document) if last else (text.answer, False)
+                row = tokens.encoded()
+                rows.append(
                     HeldOut(
-                        fitting.input_ids,
-                        fitting.labels,
-                        fitting.where,
-                        prompt=source.prompt,
+                        row.input_ids,
+                        row.labels,
+                        row.where,
+                        row.weights,
+                        prompt=text.prompt,
                         reference=reference,
                         checkable=check,
                     )
                 )
-        return done
+        return rows
 
     def notes(self) -> list[str]:
         """What a person should hear about templates and tokens."""
-        notes = [f"{count:,} {note}" for note, count in self.renderer.notes.items() if note != UNALIGNED]
-        if self.renderer.notes[UNALIGNED]:
-            notes.append(f"{self.renderer.notes[UNALIGNED]:,} {UNALIGNED}")
-        return notes
+        self.count_notes()
+        return self.tally.said()
 
-    def _rows(
-        self, documents: Sequence[Demonstration], done: Encoding
-    ) -> Iterator[tuple[Demonstration, Encoded, Rendered, bool]]:
-        """(document, its tokens, its text, whether this is the document's last row) for every row that trains."""
-        usable = [document for document in documents if not self._unusable(document, done)]
-        for start in range(0, len(usable), CHUNK):
-            chunk = usable[start : start + CHUNK]
-            rendered = self.renderer.render(chunk)
-            encoded = iter(self.encoder.encode([text for texts in rendered for text in texts]))
-            for document, texts in zip(chunk, rendered, strict=True):
-                for number, text in enumerate(texts):
-                    row = next(encoded)
-                    if row.trained:
-                        yield document, row, text, number == len(texts) - 1
-                    else:
-                        done.dropped[NOTHING_TRAINED] += 1
+    def count_notes(self) -> None:
+        """Move the renderers' notes into the tally."""
+        for renderer in (self.renderer, self.answers):
+            self.tally.notes += renderer.notes
+            renderer.notes.clear()
 
-    def _unusable(self, document: Demonstration, done: Encoding) -> bool:
-        """Whether a document has no answer, or an empty one; counted."""
-        if isinstance(document, Conversation):
-            answers = [m["content"] for i, m in enumerate(document.messages) if m["role"] == "assistant" and i]
-            reason = NO_ANSWER if not answers else EMPTY_ANSWER if not all(map(str.strip, answers)) else ""
-        elif isinstance(document, Completion):
-            reason = "" if document.completion.strip() else EMPTY_ANSWER
-        else:
-            reason = "" if document.text.strip() else "the text is empty"
-        if reason:
-            done.dropped[reason] += 1
-        return bool(reason)
+    def _chunk(self, documents: Sequence[Document]) -> Iterator[Done | Fault]:
+        parts = [sides(document) for document in documents]
+        texts = self._render([side for found in parts for side in found])
+        packed = iter(self.encoder.pack([text for found in texts if not isinstance(found, Fault) for text in found]))
+        rendered = iter(texts)
+        self.tally.documents += len(documents)
+        for document, found in zip(documents, parts, strict=True):
+            fault: Fault | None = None
+            rows: list[Part] = []
+            for side in found:
+                own = next(rendered)
+                if isinstance(own, Fault):
+                    fault = fault or own
+                    continue
+                if not own:
+                    fault = fault or Fault(where=document.where, what=NO_ANSWER)
+                for number, text in enumerate(own):
+                    tokens = next(packed)
+                    fault = fault or self._fault(side, tokens)
+                    rows.append((side.part, tokens, text, number == len(own) - 1))
+            yield self._fitted(document, rows) if fault is None else self._refused(fault)
 
-    def _fit(
-        self, document: Demonstration, row: Encoded, rendered: Rendered, done: Encoding
-    ) -> list[tuple[Encoded, Rendered]]:
-        """The row where it fits, what is left of it where it does not: nothing, one row, or pieces."""
+    def _render(self, wanted: Sequence[Side]) -> list[list[Rendered] | Fault]:
+        """The texts of every side, in order."""
+        done: list[list[Rendered] | Fault] = [[]] * len(wanted)
+        for renderer, compared in ((self.renderer, False), (self.answers, True)):
+            mine = [number for number, side in enumerate(wanted) if bool(side.part) is compared]
+            if mine:
+                for number, texts in zip(mine, renderer.render_each([wanted[n].document for n in mine]), strict=True):
+                    done[number] = texts
+        return done
+
+    def _fault(self, side: Side, tokens: Tokens) -> Fault | None:
+        if not side.trained:
+            return None
+        ids: Any = tokens.id_array()
+        return self.verifier.fault_of_mask(ids, tokens.mask, tokens.where, isinstance(side.document, Text))
+
+    def _refused(self, fault: Fault) -> Fault:
+        self.tally.documents -= 1
+        return fault
+
+    def _fitted(self, document: Document, rows: list[Part]) -> Done:
+        """What is left of a document's rows by the rule for long rows. A comparison is kept whole or not at all."""
+        done = Done(lengths=[len(tokens) for _, tokens, _, _ in rows])
+        self.tally.encoded += len(rows)
+        limit = self.section.max_length
+        if max(done.lengths, default=0) <= limit:
+            done.rows = rows
+            return done
+        compared = len(rows) > 1 and rows[-1][0] > 1
+        for part in rows:
+            if not compared:
+                done.rows += [part] if len(part[1]) <= limit else self._shortened(document, part)
+            elif len(part[1]) > limit:
+                self._too_long(document.where)
+            else:
+                self.tally.dropped[OTHER_TOO_LONG] += 1
+        return done
+
+    def _shortened(self, document: Document, part: Part) -> list[Part]:
+        """What is left of one row that is too long: nothing, one row, or pieces."""
+        side, tokens, text, last = part
         limit, rule = self.section.max_length, self.section.overlength
-        done.lengths.append(len(row))
-        if len(row) <= limit:
-            return [(row, rendered)]
-        if rule == "split" and isinstance(document, Text):
-            done.split += 1
-            return [(piece, rendered) for piece in pieces(row, limit, self.encoder.prefix)]
-        done.long_rows.append(row.where)
-        if rule == "truncate" and isinstance(document, Text):
-            done.truncated += 1
-            return [(cut_end(row, limit), rendered)]
+        if isinstance(document, Text) and rule in ("split", "truncate"):
+            row = tokens.encoded()
+            if rule == "split":
+                self.tally.split += 1
+                return [(side, pack(cut, tokens.code), text, last) for cut in pieces(row, limit, self.encoder.prefix)]
+            self.tally.truncated += 1
+            self.tally.too_long(row.where)
+            return [(side, pack(cut_end(row, limit), tokens.code), text, last)]
         if rule == "truncate" and isinstance(document, Conversation):
-            found = self._shortened(rendered, row.where)
+            found = self._last_exchanges(document, text)
             if found is not None:
-                done.truncated += 1
-                return [found]
-        done.dropped[f"longer than data.max_length={limit}"] += 1
+                self.tally.truncated += 1
+                self.tally.too_long(document.where)
+                return [(side, *found, last)]
+        self._too_long(document.where)
         return []
 
-    def _shortened(self, rendered: Rendered, where: str) -> tuple[Encoded, Rendered] | None:
+    def _too_long(self, where: str) -> None:
+        self.tally.too_long(where)
+        self.tally.dropped[f"longer than data.max_length={self.section.max_length}"] += 1
+
+    def _last_exchanges(self, chat: Conversation, rendered: Rendered) -> tuple[Tokens, Rendered] | None:
         """The conversation without its earliest exchanges, as many as it takes; None when even the last is too long."""
         one_answer = rendered.spans is not None and len(rendered.spans) == 1
         renderer = self.last_answer if one_answer else self.renderer
-        for messages in shorter(rendered):
-            texts = renderer.render([Conversation(messages, where)])[0]
-            row = self.encoder.encode(texts)[-1]
-            if len(row) <= self.section.max_length:
-                return row, texts[-1]
+        for less in shorter(chat, rendered.turn):
+            texts = renderer.render([less])[0]
+            if texts:
+                tokens = self.encoder.pack(texts)[-1]
+                if len(tokens) <= self.section.max_length and tokens.trained:
+                    return tokens, texts[-1]
         return None
-
-
-class Encoding:
-    """Rows and what was lost on the way to them."""
-
-    def __init__(self, section: Data) -> None:
-        self.section = section
-        self.rows: list[Any] = []
-        self.dropped: Counter[str] = Counter()
-        self.lengths: list[int] = []
-        """Tokens of every row before anything was cut."""
-        self.long_rows: list[str] = []
-        """Rows over max_length that were dropped or truncated."""
-        self.truncated = 0
-        self.split = 0
-
-    def refuse_if_too_long(self) -> None:
-        """Raise RequestError when overlength=error, or when more rows than data.overlength_limit are too long."""
-        section, count = self.section, len(self.long_rows)
-        if not count or (section.overlength != "error" and count <= section.overlength_limit * len(self.lengths)):
-            return
-        ordered = sorted(self.lengths)
-        enough = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
-        named = ", ".join(self.long_rows[:3]) + (" …" if count > 3 else "")
-        share = f"{count:,} of {len(ordered):,} rows ({count / len(ordered):.0%})"
-        limit = "" if section.overlength == "error" else f", and data.overlength_limit is {section.overlength_limit}"
-        raise RequestError(
-            Fault(
-                where="data.max_length",
-                what=f"{share} have more than {section.max_length} tokens{limit} "
-                f"(the longest has {ordered[-1]:,}; {named})",
-                instead=f"data.max_length={enough} would take 99% of the rows; or raise data.overlength_limit, or for "
-                "raw text write data.overlength=split, which cuts it into pieces.",
-            )
-        )

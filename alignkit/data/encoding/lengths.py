@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from alignkit.data.encoding.rendering import Rendered
-from alignkit.data.rows import UNTRAINED, Encoded, Message
+from alignkit.data.rows import UNTRAINED, Conversation, Encoded
 
 
 def cut_end(row: Encoded, max_length: int) -> Encoded:
@@ -30,15 +30,17 @@ def pieces(row: Encoded, max_length: int, prefix: list[int]) -> list[Encoded]:
     return found
 
 
-def shorter(row: Rendered) -> Iterator[list[Message]]:
-    """The row's conversation with its earliest exchanges left out, one more each time, down to the last exchange.
+def shorter(chat: Conversation, turn: int) -> Iterator[Conversation]:
+    """The conversation up to message ``turn`` (an answer) with its earliest exchanges left out, one more each time,
+    down to the last exchange.
 
-    System messages at the start stay.
+    System messages at the start stay; an answer never loses its question, nor a tool's result its call.
     """
-    assert isinstance(row.prompt, list) and row.answer is not None
-    messages: list[Message] = [*row.prompt, {"role": "assistant", "content": row.answer}]
+    messages = chat.messages[: turn + 1]
     head = next((i for i, message in enumerate(messages) if message["role"] not in ("system", "developer")), 0)
-    ends = [i + 1 for i, message in enumerate(messages) if message["role"] == "assistant" and i >= head]
-    for end in ends[:-1]:
-        if messages[end]["role"] != "assistant":  # an answer must not lose its question
-            yield messages[:head] + messages[end:]
+    for start in range(head + 1, turn):
+        if messages[start]["role"] == "user" and messages[start - 1]["role"] != "user":
+            weights = chat.weights
+            if weights is not None:
+                weights = weights[:head] + weights[start : turn + 1]
+            yield replace(chat, messages=messages[:head] + messages[start:], weights=weights)

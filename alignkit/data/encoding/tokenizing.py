@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from alignkit.data.encoding.rendering import Rendered, prompt_text, special_tokens
+from alignkit.data.encoding.fast_tokens import FastTokens
+from alignkit.data.encoding.packed import Tokens, pack, token_code
+from alignkit.data.encoding.rendered import Rendered
+from alignkit.data.encoding.templating import Tools, prompt_text, special_tokens
 from alignkit.data.rows import UNTRAINED, Encoded, Message
 from alignkit.errors import Fault, RequestError
 
@@ -19,12 +22,14 @@ TAIL = 64
 
 
 class Encoder:
-    """Tokenises rendered texts with one tokenizer."""
+    """Tokenises rendered texts with one tokenizer. ``short``: words may come out of a memory (see fast_tokens.py)."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, short: bool = True) -> None:
         self.tokenizer = tokenizer
         self.special = special_tokens(tokenizer)
         self.prefix = plain_prefix(tokenizer)
+        self.code = token_code(tokenizer)
+        self.fast = FastTokens.of(tokenizer, self.prefix, self.code) if short else None
         self._last_tokens: dict[str, int] = {}
         self._cut_always = not tokenizer.is_fast  # no offsets: cutting is the only exact way
 
@@ -47,6 +52,15 @@ class Encoder:
         # A template whose every prompt ends inside a token is cut from now on without trying.
         self._cut_always = self._cut_always or (len(rest) > 8 and len(rest) > len(whole) // 2)
         return [done[i] for i in range(len(rendered))]
+
+    def pack(self, rendered: Sequence[Rendered]) -> list[Tokens]:
+        """The same rows as `encode` gives, as packed numbers: the way to the store."""
+        if self.fast is not None:
+            packed = self.fast.pack(rendered)
+            if packed is not None:
+                return packed
+            self.fast = None  # all rows go the library's way from here on
+        return [pack(row, self.code) for row in self.encode(rendered)]
 
     def _tokenize(self, texts: list[str]) -> Any:
         return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
@@ -116,7 +130,21 @@ class Encoder:
             labels[-1] = ids[-1]
         if labels:
             labels[0] = UNTRAINED
-        return Encoded(ids, labels, row.where)
+        return Encoded(ids, labels, row.where, self._weights(row, spans, labels, shift))
+
+    def _weights(
+        self, row: Rendered, spans: list[tuple[int, int]], labels: list[int], shift: int
+    ) -> list[float] | None:
+        """The loss weight of each token, where the row's spans have weights of their own."""
+        if row.span_weights is None:
+            return None
+        weights = [0.0] * len(labels)
+        for (start, end), weight in zip(spans, row.span_weights, strict=True):
+            weights[start + shift : end + shift] = [weight] * (end - start)
+        if row.eos:
+            weights[-1] = row.span_weights[-1]
+        weights[0] = 0.0
+        return weights
 
     def _eos(self) -> int:
         eos = self.tokenizer.eos_token_id
@@ -131,9 +159,9 @@ class Encoder:
         return int(eos)
 
 
-def prompt_ids(tokenizer: Any, prompt: Sequence[Message] | str) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: Sequence[Message] | str, tools: Tools = None) -> list[int]:
     """What generation starts from, as tokens: the same as the tokens before the answer in training."""
-    ids = list(tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=False, verbose=False)["input_ids"])
+    ids = list(tokenizer(prompt_text(tokenizer, prompt, tools), add_special_tokens=False, verbose=False)["input_ids"])
     return plain_prefix(tokenizer) + ids if isinstance(prompt, str) else ids
 
 

@@ -1,92 +1,199 @@
-"""Lists of messages, in OpenAI's spelling or ShareGPT's, become one spelling; what does not fit is named by its row."""
+"""Lists of messages, in OpenAI's spelling or ShareGPT's, become one; what does not fit is named by its turn."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from alignkit.data.formats.cells import as_bool, as_number, bad, count, kind_of, shown
+from alignkit.data.formats.tools import old_call, read_calls, written_calls
 from alignkit.data.rows import Message
-from alignkit.errors import Fault, RequestError
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-SPOKEN = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant"}
-"""ShareGPT's names for the roles."""
-
-UNREAD = {
-    "tool_calls": "tool calls",
-    "function_call": "tool calls",
-    "weight": "a weight per message",
-    "train": "a trainable flag per message",
-    "trainable": "a trainable flag per message",
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+SPOKEN = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "ipython": "tool",
 }
-"""Keys of a message that would change what is trained: refused, because to skip them in silence trains on the wrong
-thing."""
+"""Other names that data sets have for the roles (`function_call` is an assistant's turn whose text is the call)."""
+
+WEIGHTS = ("weight", "train", "trainable", "loss")
+"""Keys of a message that say how much it counts in the loss: a number, or true/false."""
+REASONING = ("reasoning_content", "reasoning", "thinking")
+READ = frozenset(
+    {"role", "content", "from", "value", "name", "tool_calls", "tool_call_id", "function_call", *WEIGHTS, *REASONING}
+)
 
 
-def bad(where: str, what: str, instead: str = "") -> RequestError:
-    """The error for one row."""
-    return RequestError(Fault(where=where, what=what, instead=instead))
+class Turns(NamedTuple):
+    """Messages, and a loss weight for each where the row gives any that differs from the rule (assistant turns: 1)."""
 
-
-def shown(value: Any, limit: int = 60) -> str:
-    """A value found in a row, shortened for a sentence."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = " ".join(text.split())
-    return f"`{text[:limit]}…`" if len(text) > limit else f"`{text}`"
-
-
-def kind_of(value: Any) -> str:
-    """What a person calls the type of a JSON value."""
-    if value is None:
-        return "null"
-    names = {bool: "true/false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
+    messages: list[Message]
+    weights: list[float] | None
 
 
 def is_messages(value: Any) -> bool:
     """Whether a cell looks like a list of messages (a CSV cell may hold the list as JSON)."""
     if isinstance(value, str):
-        return value.lstrip().startswith("[{")
+        if not value.lstrip().startswith("["):
+            return False
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(value, list) and bool(value) and one_message(value[0])
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
-def read_messages(value: Any, column: str, where: str) -> list[Message]:
-    """`value` as messages with role and content. Raises RequestError naming row, turn and what was found."""
+def one_message(value: Any) -> bool:
+    """Whether a cell is a single message, as LLaMA-Factory writes chosen and rejected."""
+    return isinstance(value, Mapping) and ("role" in value or "from" in value)
+
+
+def read_turns(value: Any, column: str, where: str, notes: Counter[str]) -> Turns:
+    """`value` as messages with role and content. Raises RequestError naming row, turn and what was found.
+
+    ``notes`` counts what is left unread without harm. The messages of a row in OpenAI's spelling are its own objects.
+    """
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise bad(
-                where, f"column `{column}` holds text where a list of messages was expected: {shown(value)}"
-            ) from None
+        value = _parsed(value, column, where)
+    if one_message(value):
+        value = [value]
     if not isinstance(value, list):
         raise bad(where, f"column `{column}` holds {kind_of(value)}, and must be a list of messages")
     if not value:
         raise bad(where, f"column `{column}` is an empty list", "A row needs a question and an answer; remove the row.")
-    return [_message(turn, f"{where}, turn {number} of `{column}`") for number, turn in enumerate(value, 1)]
+    messages: list[Message] = []
+    weights: list[float] | None = None
+    for turn in value:
+        # Most messages are {"role": …, "content": …} and nothing else: taken as they are.
+        if (
+            type(turn) is dict
+            and len(turn) == 2
+            and type(turn.get("role")) is str
+            and turn["role"] in ROLES
+            and type(turn.get("content")) is str
+        ):
+            messages.append(turn)
+            continue
+        message, weight = _message(turn, f"{where}, turn {len(messages) + 1} of `{column}`", notes)
+        messages.append(message)
+        if weight is not None:
+            if weights is None:
+                weights = [float("nan")] * len(value)
+            weights[len(messages) - 1] = weight
+    return Turns(messages, _settled(messages, weights, notes))
 
 
-def _message(turn: Any, where: str) -> Message:
+def _parsed(text: str, column: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        what = f"column `{column}` holds text where a list of messages was expected: {shown(text)}"
+        raise bad(where, what, 'Write [{"role": "user", "content": …}, …].') from None
+
+
+def _settled(messages: list[Message], weights: list[float] | None, notes: Counter[str]) -> list[float] | None:
+    """A weight for every message: what was given for an assistant's turn, 1 where nothing was, 0 for other turns; None
+    where that is the rule anyway."""
+    if weights is None:
+        return None
+    settled = []
+    for message, weight in zip(messages, weights, strict=True):
+        if message["role"] == "assistant":
+            settled.append(1.0 if weight != weight else weight)
+        else:
+            settled.append(0.0)
+            if weight > 0:
+                notes["rows ask to train on a turn that is not the assistant's; only data.train_on=all does that"] += 1
+    spoken = [w for message, w in zip(messages, settled, strict=True) if message["role"] == "assistant"]
+    return None if all(weight == 1 for weight in spoken) else settled
+
+
+def _message(turn: Any, where: str, notes: Counter[str]) -> tuple[Message, float | None]:
+    """One message in our spelling, and its loss weight where it gives one."""
     if not isinstance(turn, Mapping):
         raise bad(where, f"is {kind_of(turn)}, and must be an object with role and content: {shown(turn)}")
-    if "role" in turn:
-        role, content = turn["role"], turn.get("content")
-    elif "from" in turn:
-        role, content = turn["from"], turn.get("value")
+    if turn.get("role") is not None or "from" not in turn:
+        role, content = turn.get("role"), turn.get("content")
     else:
+        role, content = turn["from"], turn.get("value")
+    if "role" not in turn and "from" not in turn:
         raise bad(
             where,
             f"has the keys {', '.join(map(str, turn)) or '(none)'}",
             'Write {"role": …, "content": …}, or ShareGPT\'s {"from": …, "value": …}.',
         )
-    for key, name in UNREAD.items():
-        if turn.get(key) not in (None, [], {}):
-            raise bad(where, f"has `{key}`, and {name} cannot be read yet", f"Remove `{key}`, or leave these rows out.")
-    spoken = SPOKEN.get(role, role) if isinstance(role, str) else role
-    if spoken not in ROLES:
-        raise bad(where, f"has the unknown role {shown(role)}", f"Known roles: {', '.join(ROLES)}, human, gpt.")
-    return {"role": spoken, "content": _content(content, where)}
+    calls: list[dict[str, Any]] | None = None
+    if role == "function_call":
+        role, content, calls = "assistant", "", written_calls(content, where)
+    role = SPOKEN.get(role, role) if isinstance(role, str) else role
+    if not isinstance(role, str) or role not in ROLES:
+        raise bad(
+            where, f"has the unknown role {shown(role)}", "Known roles: system, user, assistant, tool, human, gpt."
+        )
+    if turn.get("tool_calls"):
+        calls = read_calls(turn["tool_calls"], where)
+    elif turn.get("function_call"):
+        calls = [old_call(turn["function_call"], where)]
+    if calls and role != "assistant":
+        raise bad(where, f"is the {role}'s and calls a tool", "Only the assistant calls tools.")
+    message: Message = {"role": role, "content": "" if content is None and calls else _content(content, where)}
+    if calls:
+        message["tool_calls"] = calls
+    _extras(turn, message, where)
+    if not turn.keys() <= READ:
+        for key in sorted(str(key) for key in turn.keys() - READ if turn[key] not in (None, "", [], {})):
+            count(notes, f"messages have the key `{key}`, which is not read")
+    return message, _weight(turn, where)
+
+
+def _extras(turn: Mapping[str, Any], message: Message, where: str) -> None:
+    """The keys a template may read beside role and content, where they are filled."""
+    for key in ("name", "tool_call_id"):
+        value = turn.get(key)
+        if value not in (None, ""):
+            if not isinstance(value, str):
+                raise bad(where, f"has {kind_of(value)} as its `{key}`", "Write text.")
+            message[key] = value
+    for key in REASONING:
+        value = turn.get(key)
+        if value in (None, ""):
+            continue
+        if not isinstance(value, str):
+            raise bad(where, f"has {kind_of(value)} as its `{key}`", "Write text.")
+        if message["role"] != "assistant":
+            raise bad(
+                where, f"is the {message['role']}'s and has `{key}`", "Only the assistant's turns have reasoning."
+            )
+        message["reasoning_content"] = value
+
+
+def _weight(turn: Mapping[str, Any], where: str) -> float | None:
+    """The loss weight a message gives, by any of its names."""
+    found: dict[str, float] = {}
+    for key in WEIGHTS:
+        value = turn.get(key)
+        if value is None:
+            continue
+        flag = as_bool(value)
+        weight = as_number(value) if flag is None else float(flag)
+        if weight is None or weight < 0:
+            raise bad(where, f"has {shown(value)} as its `{key}`", "Write true, false, or a number from 0 up.")
+        found[key] = weight
+    if len(set(found.values())) > 1:
+        said = " and ".join(f"{key}={turn[key]}" for key in found)
+        raise bad(where, f"says {said}, and these do not agree", "Keep one of them.")
+    return next(iter(found.values()), None)
 
 
 def _content(content: Any, where: str) -> str:

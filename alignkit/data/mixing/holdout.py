@@ -7,22 +7,12 @@ and the training seed play no part.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 
-from alignkit.data.rows import Conversation, Demonstration, Encoded, Text
+from alignkit.data.records import content_hash
+from alignkit.data.rows import Encoded
 
-
-def content_hash(document: Demonstration) -> bytes:
-    """16 bytes that stand for what a document says, wherever it was read from."""
-    if isinstance(document, Text):
-        said: object = document.text
-    elif isinstance(document, Conversation):
-        said = [[message["role"], message["content"]] for message in document.messages]
-    else:
-        said = [document.prompt, document.completion]
-    text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+__all__ = ["choose", "content_hash", "token_hash", "wanted"]
 
 
 def token_hash(row: Encoded) -> bytes:

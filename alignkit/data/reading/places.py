@@ -4,28 +4,46 @@ The order is fixed. A name of recipes/data/ was already resolved by the recipe; 
 
 1. `generated:NAME`: a generator of this package (a folder of alignkit/data with a generate.py);
 2. a path: it starts with `./`, `../`, `/` or `~`, ends in a known file suffix, or cannot be a hub name;
-3. a hub name `owner/name`, also written `hub:owner/name`.
+3. a pattern: it holds `*`, `?` or `[`, and no file has that name (`**` stands for any number of directories);
+4. a hub name `owner/name`, also written `hub:owner/name`.
 
 A name that could be a path here and a hub name is refused with both spellings.
 """
 
 from __future__ import annotations
 
-import importlib
+import glob
+import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from alignkit.data.reading.readers import READERS
-from alignkit.data.rows import Row
+from alignkit.data.reading.columnar import COLUMNAR
+from alignkit.data.reading.compressed import COMPRESSIONS, is_compressed, plain_suffix
+from alignkit.data.reading.readers import SUFFIXES, TEXT_SUFFIXES
 from alignkit.errors import Fault, RequestError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-TEXT_SUFFIXES = (".txt", ".md")
-KNOWN = ", ".join(READERS)
+KNOWN = f"{', '.join(SUFFIXES)}; all but the last three also with {' or '.join(COMPRESSIONS)}"
+PATTERN = re.compile(r"[*?\[]")
+ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "skipped.jsonl")
+"""Endings of names: what libraries, and this one, write beside the rows."""
+OTHERWISE = {
+    ".zip": "Unpack it first.",
+    ".tar": "Unpack it first.",
+    ".tgz": "Unpack it first.",
+    ".bz2": "Unpack it first (bunzip2).",
+    ".xz": "Unpack it first (unxz).",
+    ".7z": "Unpack it first.",
+    ".xlsx": "Save the sheet as CSV.",
+    ".xls": "Save the sheet as CSV.",
+    ".ods": "Save the sheet as CSV.",
+    ".docx": "Save it as plain text (.txt).",
+    ".pdf": "Save it as plain text (.txt).",
+}
+"""What to do with files that people have and that are not read here."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +55,18 @@ class Place:
     name: str
     files: tuple[Path, ...] = ()
     passed_over: tuple[Path, ...] = ()
+    splits: tuple[tuple[str, tuple[Path, ...]], ...] = ()
+    """Of a directory that the datasets library saved with several splits: the files of each. Else empty."""
 
     @property
     def said(self) -> str:
         """The shortest name for a line to a person."""
-        return Path(self.name).name if self.kind == "files" else self.name
+        return (Path(self.name).name or self.name) if self.kind == "files" else self.name
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all files as they stand on disk; None: not known before the rows are here."""
+        return sum(file.stat().st_size for file in self.files) if self.kind == "files" else None
 
 
 def locate(name: str, key: str = "data.name") -> Place:
@@ -53,7 +78,13 @@ def locate(name: str, key: str = "data.name") -> Place:
     if name.startswith("hub:"):
         return _hub(name.removeprefix("hub:"), key)
     path = Path(name).expanduser()
-    if name.startswith(("./", "../", "/", "~")) or name in (".", "..") or path.suffix.lower() in READERS:
+    if PATTERN.search(name) and not path.exists():
+        return _pattern(name, key)
+    if (
+        name.startswith(("./", "../", "/", "~"))
+        or name in (".", "..")
+        or path.suffix.lower() in (*SUFFIXES, *COMPRESSIONS)
+    ):
         return _path(name, path, key)
     if HUB_NAME.fullmatch(name):
         if path.exists():
@@ -73,51 +104,93 @@ def generators() -> list[str]:
     return sorted(file.parent.name for file in Path(__file__).parent.parent.glob("*/generate.py"))
 
 
-def read(
-    place: Place,
-    *,
-    split: str = "train",
-    config: str | None = None,
-    revision: str | None = None,
-    rows: int | None = None,
-) -> Iterator[Row]:
-    """All rows of a place, in order. ``split``, ``config`` and ``revision`` are for hub data sets, ``split`` and
-    ``rows`` for generators. Raises RequestError at the first row that cannot be read."""
-    if place.kind == "files":
-        for file in place.files:
-            for row in READERS[file.suffix.lower()](file, str(file), None):
-                if isinstance(row, Fault):
-                    raise RequestError(row)
-                yield row
-    elif place.kind == "generated":
-        name = place.name.removeprefix("generated:")
-        generate = importlib.import_module(f"alignkit.data.{name}.generate").generate
-        for number, values in enumerate(generate(rows, split), 1):
-            yield Row(values, f"{name} {split} row {number}")
-    else:
-        yield from _read_hub(place.name, split, config, revision)
+def is_readable(path: Path) -> bool:
+    """Whether a file's name ends in what is read here."""
+    suffix = plain_suffix(path)
+    return suffix in SUFFIXES and not (is_compressed(path) and suffix in COLUMNAR)
 
 
 def _path(name: str, path: Path, key: str) -> Place:
     if not path.exists():
         raise _refuse(key, f"there is no {name}", _near(name, path))
     if path.is_dir():
-        return _directory(name, path, key)
-    if path.suffix.lower() not in READERS:
-        raise _refuse(key, f"{name} is of a kind that is not read here", f"Known suffixes: {KNOWN}.")
-    return Place("files", name, (path,))
+        return _saved(name, path, key) or _directory(name, path, key)
+    if is_readable(path):
+        return Place("files", name, (path,))
+    if is_compressed(path):
+        inner = plain_suffix(path)
+        if inner in COLUMNAR:
+            raise _refuse(key, f"{name} is compressed twice over, and such a file is read from its end", "Unpack it.")
+        like = f"{Path(path.stem).stem}.jsonl{path.suffix.lower()}"
+        raise _refuse(key, f"{name} does not say what is packed in it", f"Give it a name such as {like}.")
+    instead = OTHERWISE.get(path.suffix.lower(), f"Known suffixes: {KNOWN}.")
+    raise _refuse(key, f"{name} is of a kind that is not read here", instead)
 
 
 def _directory(name: str, path: Path, key: str) -> Place:
     inside = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
     every = sorted(p for p in inside if p.is_file())
-    readable = [p for p in every if p.suffix.lower() in READERS]
-    tables = [p for p in readable if p.suffix.lower() not in TEXT_SUFFIXES]
-    files = tables or readable  # a README.md beside the data is no data
-    if not files:
+    place = _chosen(name, every)
+    if not place.files:
         held = f"it holds {', '.join(p.name for p in every[:5])}" if every else "it is empty"
         raise _refuse(key, f"the directory {name} has no file to read: {held}", f"Known suffixes: {KNOWN}.")
+    return place
+
+
+def _pattern(name: str, key: str) -> Place:
+    names = glob.glob(str(Path(name).expanduser()), recursive=True)  # noqa: PTH207 -- Path.glob wants a relative one
+    found = sorted(p for p in map(Path, names) if p.is_file())
+    place = _chosen(name, found)
+    if not place.files:
+        if found:
+            held = ", ".join(p.name for p in found[:5])
+            raise _refuse(key, f"no file that {name} fits is read here: {held}", f"Known suffixes: {KNOWN}.")
+        raise _refuse(key, f"no file fits the pattern {name}", _beside(name))
+    return place
+
+
+def _chosen(name: str, every: list[Path]) -> Place:
+    """Which of all files are read: tables if there are any (a README.md beside the data is no data), else texts."""
+    readable = [p for p in every if is_readable(p) and not p.name.endswith(ABOUT_DATA)]
+    files = [p for p in readable if plain_suffix(p) not in TEXT_SUFFIXES] or readable
     return Place("files", name, tuple(files), tuple(p for p in every if p not in set(files)))
+
+
+def _beside(name: str) -> str:
+    """What stands in the directory that a pattern looks into."""
+    folder = Path(*[part for part in Path(name).expanduser().parts[:-1] if not PATTERN.search(part)] or ["."])
+    if not folder.is_dir():
+        return f"Its directory {folder} does not exist."
+    held = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:5]
+    return f"{folder.resolve().name or folder}/ holds {', '.join(held) or 'nothing'}."
+
+
+def _saved(name: str, path: Path, key: str) -> Place | None:
+    """A directory that the datasets library's save_to_disk made; None: it is no such directory."""
+    if (path / "dataset_dict.json").is_file():
+        names = _json(path / "dataset_dict.json", key).get("splits", [])
+        splits = tuple((str(split), _saved_files(path / str(split), key)) for split in names)
+        return Place("files", name, tuple(file for _, files in splits for file in files), splits=splits)
+    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
+        return Place("files", name, _saved_files(path, key))
+    return None
+
+
+def _saved_files(path: Path, key: str) -> tuple[Path, ...]:
+    told = _json(path / "state.json", key).get("_data_files", [])
+    files = tuple(path / Path(str(entry["filename"])).name for entry in told)
+    for file in files:
+        if not file.is_file():
+            raise _refuse(key, f"{file} is missing, and {path / 'state.json'} names it", "Copy the directory again.")
+    return files
+
+
+def _json(path: Path, key: str) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _refuse(key, f"{path} cannot be read ({error})", "Copy the directory again.") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _generated(name: str, key: str) -> Place:
@@ -138,22 +211,6 @@ def _hub(name: str, key: str) -> Place:
     return Place("hub", name)
 
 
-def _read_hub(name: str, split: str, config: str | None, revision: str | None) -> Iterator[Row]:
-    from datasets import load_dataset
-
-    try:
-        rows: Any = load_dataset(name, config, split=split, revision=revision)
-    except (OSError, ValueError) as error:  # not found, gated, offline, unknown split or configuration
-        reason = " ".join(str(error).split())
-        raise _refuse(
-            "data.name",
-            f"the hub data set {name} (split {split}) cannot be read: {reason[:300]}",
-            "Check the name, data.split and data.config; without a network, give a local file.",
-        ) from error
-    for number, values in enumerate(rows, 1):
-        yield Row(dict(values), f"{name} {split} row {number}")
-
-
 def _near(name: str, path: Path) -> str:
     """What stands nearby, for a name that does not."""
     parent = path.parent
@@ -169,7 +226,7 @@ def _near(name: str, path: Path) -> str:
         return f"Did you mean {' or '.join(found)}? {hub}" if found else hub
     if found:
         return f"Did you mean {' or '.join(found)}?"
-    here = sorted(n for n in names if Path(n).suffix.lower() in READERS)[:5]
+    here = sorted(n for n in names if is_readable(Path(n)))[:5]
     return f"{parent.resolve().name or parent}/ holds {', '.join(here)}." if here else "Give the path of a data file."
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from alignkit.data.prepare import Prepared, prepare
+from alignkit.errors import Fault, RequestError
+from alignkit.runs.digests import file_digest
 from alignkit.runs.directory import RunDirectory
 from alignkit.runs.outcome import Outcome
 from alignkit.stages.sft.recipe import Recipe
@@ -19,7 +21,17 @@ class SupervisedStage(GradientStage):
     recipe: Recipe
 
     def prepare(self, tokenizer: Any) -> Prepared:
-        return prepare(self.recipe.data, tokenizer, held_out_rows=self.held_out_rows)
+        data = self.recipe.data
+        prepared = prepare(data, tokenizer, digest_file=file_digest, held_out_rows=self.held_out_rows)
+        if self.recipe.sft.loss == "dft" and prepared.weighted:
+            raise RequestError(
+                Fault(
+                    where="sft.loss",
+                    what="dft sets the weight of each token itself, and rows of the data have loss weights too",
+                    instead="Write sft.loss=nll, or take the weights out of the rows.",
+                )
+            )
+        return prepared
 
     def build_trainer(self, parts: TrainerParts) -> GuardedTrainer:
         from trl import SFTConfig, SFTTrainer
@@ -39,7 +51,7 @@ class SupervisedStage(GradientStage):
             model=parts.loaded.model,
             args=config,
             processing_class=parts.loaded.tokenizer,
-            train_dataset=parts.rows,
+            train_dataset=parts.sample,
             data_collator=parts.collate,
             callbacks=parts.callbacks,
             optimizers=(parts.optimizer, None),

@@ -1,0 +1,175 @@
+"""From rows to documents of the kind a stage wants: decided once from the first row, then applied to every row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from alignkit.config.sections import DataSource
+from alignkit.data.formats.cells import bad, count
+from alignkit.data.formats.columns import Columns, columns_of
+from alignkit.data.formats.kinds import CONVERSIONS, refusal
+from alignkit.data.formats.order import SYSTEM, answered
+from alignkit.data.formats.shapes import Shape
+from alignkit.data.formats.table import FORMATS, NAMES, recognise_columns
+from alignkit.data.rows import Completion, Conversation, Document, Kind, Labelled, Message, Row, Text
+from alignkit.errors import RequestError
+
+SHAPES = 1000
+"""Sets of columns that are remembered."""
+
+
+@dataclass
+class Converter:
+    """Rows of one source become documents. Plain data, so that it can be sent to another process.
+
+    ``format``: its name in the table of formats; ``found``: the kind of its rows; ``kind``: of the documents that come
+    out. ``notes`` counts, in this process, what a person should hear: rows that were cut or left out, and why.
+    """
+
+    format: str
+    shape: Shape
+    kind: Kind
+    columns: Columns
+    first: tuple[str, ...]
+    """The columns of the first row, by our names."""
+    system: str | None
+    said: str
+    """For people: "Alpaca (columns instruction, input, output)"."""
+    wants: Kind | None = None
+    forced: str | None = None
+    notes: Counter[str] = field(default_factory=Counter)
+    shapes: dict[tuple[str, ...], tuple[Shape, list[str]]] = field(default_factory=dict, repr=False)
+    """Names of columns, as rows have had them, to their shape and to those that the first row lacks and nothing reads:
+    rows of a JSONL file may leave out what they have not."""
+
+    @property
+    def name(self) -> str:
+        """What the rows are, without their columns: "chat messages"."""
+        return self.shape.name
+
+    @property
+    def found(self) -> Kind:
+        """The kind of the rows, before they are converted."""
+        return FORMATS[self.format].kind
+
+    @property
+    def raw_text(self) -> bool:
+        """Whether the documents are raw text, which may be cut into pieces."""
+        return self.kind == "demonstration" and self.format in ("text", "labelled")
+
+    def __str__(self) -> str:
+        return self.said
+
+    def __call__(self, row: Row) -> list[Document]:
+        """The documents of a row: one as a rule, two where a pair is taken apart, none where the row has none of the
+        kind that is wanted (counted in ``notes``).
+
+        Raises RequestError naming the row, and the turn, what was found and what to do.
+        """
+        if not self.columns:
+            return self._documents(row)
+        renamed = self.columns.apply(row)
+        try:
+            return self._documents(renamed)
+        except RequestError as error:
+            raise self.columns.theirs(error) from None
+
+    def _documents(self, row: Row) -> list[Document]:
+        names = tuple(row.values)
+        found = self.shapes.get(names)
+        if found is None:
+            found = self._other_columns(row, names)
+        shape, unread = found
+        document = FORMATS[self.format].read(row, shape, self.notes)
+        for name in unread:
+            count(self.notes, f"rows with a column `{name}`, which the first row lacks and nothing reads")
+        if self.system:
+            document = with_system(document, self.system)
+        if isinstance(document, Conversation) and self.kind == "demonstration":
+            document = answered(document, self.notes)
+        if self.found == self.kind:
+            return [document]
+        return CONVERSIONS[self.found, self.kind][0](document, self.notes)
+
+    def _other_columns(self, row: Row, names: tuple[str, ...]) -> tuple[Shape, list[str]]:
+        """The shape of rows with other columns than the first: the same, with what may stand beside it. Raises
+        RequestError where these columns make another format, since a guess would train on the wrong thing."""
+        shape = self.shape
+        if all(column in row.values for column in shape.parts.values()):
+            other, found = recognise_columns(row, self.wants, self.forced)
+            if FORMATS[other].read is not FORMATS[self.format].read or found.plain != shape.plain:
+                extra = ", ".join(f"`{name}`" for name in names if name not in self.first)
+                what = f"would be read as {found.name} by its columns ({extra or ', '.join(names)}), the first row as "
+                raise bad(row.where, f"{what}{shape.name}", "Give all rows the same columns, or split the file.")
+        else:
+            optional = FORMATS[self.format].find(row.values)
+            found = shape if optional is None else optional
+        shape = replace(shape, parts={**found.parts, **shape.parts})
+        unread = [name for name in names if name not in self.first and name not in shape.parts.values()]
+        if len(self.shapes) >= SHAPES:
+            self.shapes.clear()
+        self.shapes[names] = shape, unread
+        return shape, unread
+
+
+def plan(source: DataSource, wants: Kind | None, first: Row) -> Converter:
+    """How the rows of a source are read, from its first row.
+
+    Args:
+        source: its format, columns, map and system prompt.
+        wants: the kind of document that the stage learns from; None: whatever the rows are.
+        first: the first row that could be read.
+
+    Raises:
+        RequestError: the columns are no format, an option does not fit them, or the kind cannot be made of them.
+    """
+    columns = columns_of(source.columns, source.map, first, NAMES)
+    row = columns.apply(first) if columns else first
+    name, shape = recognise_columns(row, wants, source.format)
+    kind = FORMATS[name].kind
+    raw = name == "text"
+    if wants not in (None, kind) and ((kind, wants) not in CONVERSIONS or (raw and wants == "prompt")):
+        raise RequestError(refusal(kind, wants, f"{shape.name} ({_listed(shape, row, columns)})", where=first.where))
+    said = f"{shape.name} ({_listed(shape, row, columns)})"
+    if wants is not None and wants != kind:
+        said += f" → {CONVERSIONS[kind, wants][1]}"
+    if source.system and shape.plain:
+        said += "; data.system is not used, since there is no conversation"
+    names = tuple(row.values)
+    shapes: dict[tuple[str, ...], tuple[Shape, list[str]]] = {names: (shape, [])}
+    return Converter(
+        name,
+        shape,
+        wants or kind,
+        columns,
+        names,
+        source.system,
+        said,
+        wants=wants,
+        forced=source.format,
+        shapes=shapes,
+    )
+
+
+def _listed(shape: Shape, row: Row, columns: Columns) -> str:
+    """The columns that are read, and those that are not."""
+    read = list(dict.fromkeys(shape.parts.values()))
+    ignored = [column for column in row.values if column not in read]
+    text = f"column{'s' if len(read) > 1 else ''} {', '.join(map(columns.said, read))}"
+    return f"{text}; ignored: {', '.join(ignored)}" if ignored else text
+
+
+def with_system(document: Document, system: str) -> Document:
+    """The document with a system prompt before its conversation, unless that has one or there is none."""
+    if isinstance(document, Completion | Text | Labelled):
+        return document
+    turn: Message = {"role": "system", "content": system}
+    if isinstance(document, Conversation):
+        if document.messages[0]["role"] in SYSTEM:
+            return document
+        weights = None if document.weights is None else (0.0, *document.weights)
+        return replace(document, messages=[turn, *document.messages], weights=weights)
+    if isinstance(document.prompt, str) or document.prompt[0]["role"] in SYSTEM:
+        return document
+    return replace(document, prompt=[turn, *document.prompt])

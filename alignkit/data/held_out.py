@@ -1,0 +1,64 @@
+"""Held-out documents as rows to score and prompts to answer: the store's tokens, with what was asked and answered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from alignkit.config.sections import Data
+from alignkit.data.encoding.documents import DocumentEncoder
+from alignkit.data.encoding.rendering import Renderer
+from alignkit.data.formats.checkable import checkable
+from alignkit.data.pool import Numbers, Pool
+from alignkit.data.rows import Completion, Conversation, HeldOut, Text
+from alignkit.data.store.rowstore import RowStore, View
+
+TOO_LONG = "longer than data.max_length={}"
+
+
+def rows_held_out(pool: Pool, documents: Numbers, section: Data, tokenizer: Any) -> tuple[list[HeldOut], Counter[str]]:
+    """The rows of documents, and how many documents have none left, by reason. Nothing is tokenised anew but
+    conversations that were cut, whose prompt is not the document's."""
+    renderer = Renderer(tokenizer, section.train_on)
+    rows: list[HeldOut] = []
+    lost: Counter[str] = Counter()
+    for number in documents:
+        store, own = pool.place(int(number))
+        found = list(_rows_of(store, own, renderer, section, tokenizer))
+        if not found:
+            lost[TOO_LONG.format(section.max_length)] += 1
+        rows += found
+    return rows, lost
+
+
+def held_out_pieces(view: View) -> list[HeldOut]:
+    """Pieces of raw text: they are scored, and nothing is asked."""
+    return [HeldOut(row.input_ids, row.labels, row.where, row.weights) for row in view]
+
+
+def _rows_of(store: RowStore, number: int, renderer: Renderer, section: Data, tokenizer: Any) -> Iterator[HeldOut]:
+    first, end = store.rows_of(number)
+    if first == end:
+        return
+    document = store.document(number)
+    if isinstance(document, Text):
+        yield from held_out_pieces(View.whole(store)[first:end])
+        return
+    assert isinstance(document, Conversation | Completion)
+    rendered = renderer.render([document])[0]
+    if len(rendered) != end - first or (section.overlength == "truncate" and isinstance(document, Conversation)):
+        yield from DocumentEncoder(section, tokenizer).encode_held_out([document])
+        return
+    for index, text in zip(range(first, end), rendered, strict=True):
+        row = store[index]
+        reference, check = checkable(document) if index == end - 1 else (text.answer, False)
+        yield HeldOut(
+            row.input_ids,
+            row.labels,
+            row.where,
+            row.weights,
+            prompt=text.prompt,
+            reference=reference,
+            checkable=check,
+        )
