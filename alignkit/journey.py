@@ -147,7 +147,7 @@ def _room_faults(composed: Composed) -> Iterator[Fault]:
     recipe = composed.recipe
     trained = recipe if isinstance(recipe, GradientRecipe) else None
     for where, section in _sections(recipe):
-        if isinstance(section, Data) and section.name and section.name != STDIN:
+        if isinstance(section, Data) and (section.sources or section.name not in ("", STDIN)):
             yield from map(composed.placed, data_check.check(section, where=where, wants=recipe.wants))
         elif isinstance(section, Model) and section.name:
             main = trained if where == "model" else None
@@ -222,11 +222,12 @@ def identify(recipe: StageRecipe) -> Inputs:
         elif isinstance(section, Data):
             digest = content_digest(section, file_digest)
             digests[where] = digest
-            place = Path(section.name).expanduser()
-            if place.exists():
-                parents.append(local_parent(where, section.name, place, digest))
-            else:
-                parents.append(Parent(role=where, name=section.name, digest=digest))
+            for one in section.parts():
+                place = Path(one.name).expanduser()
+                if place.exists():
+                    parents.append(local_parent(where, one.name, place, digest))
+                else:
+                    parents.append(Parent(role=where, name=one.name, digest=digest))
     return Inputs(digests, tuple(parents), reusable=all(digests.values()))
 
 

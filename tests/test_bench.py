@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
     ("script", "words", "expected"),
     [
         ("startup.py", ["--runs", "1"], "alignkit --help"),
+        ("data_speed.py", ["--toy", "--rows", "200"], "times as fast"),
         ("sft_speed.py", ["--toy", "--rows", "8", "--held-out", "4"], "times as fast on the same labelled tokens"),
     ],
 )

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
+from alignkit.cli.data_request import composed, heading, quietly, tokenizer_of, write_file
 from alignkit.cli.words import Quiet, Recipes, Verbose, verbosity
 from alignkit.errors import Fault, RequestError
-
-if TYPE_CHECKING:
-    from alignkit.data.eyes.recipe import LookRecipe
-
-R = TypeVar("R", bound="LookRecipe")
 
 app = typer.Typer(
     name="data",
@@ -65,34 +61,34 @@ def preview(
     words = [*(overrides or []), *([f"n={n}"] if n is not None else [])]
     if row is not None and not any(word.startswith("n=") for word in words):
         words.append("n=1")
-    recipe = _composed(data, words, recipes or [], PreviewRecipe)
-    with _quietly():
+    recipe = composed(data, words, recipes or [], PreviewRecipe)
+    with quietly():
         from alignkit.data.eyes.preview import preview as look
 
-        found = look(recipe.data, _tokenizer(recipe), n=recipe.n, row=row, seed=seed, wants=recipe.kind)
-    heading = f"{recipe.data.name}{_by(recipe)}"
+        found = look(recipe.data, tokenizer_of(recipe), n=recipe.n, row=row, seed=seed, wants=recipe.kind)
+    said = heading(data, recipe)
     if html is not None:
         from alignkit.data.eyes.page import page
 
-        _write(html, page(heading, found.said, found.looks, tokens=recipe.model is not None))
+        write_file(html, page(said, found.said, found.looks, tokens=recipe.model is not None))
         typer.echo(html)
         return
-    _show_looks(heading, found, tokens=recipe.model is not None, full=full)
+    _show_looks(said, found, tokens=recipe.model is not None, full=full)
 
 
-def _show_looks(heading: str, found: Any, *, tokens: bool, full: bool) -> None:
+def _show_looks(said: str, found: Any, *, tokens: bool, full: bool) -> None:
     from alignkit.data.eyes.screen import Style, legend, lines, print_look
 
     console = _console()
     style = Style(colour=console is not None, tokens=tokens, full=full)
     if console is None:
-        print("\n".join([heading, *found.said, "".join(text for text, _ in legend(style))]))
+        print("\n".join([said, *found.said, "".join(text for text, _ in legend(style))]))
         for look in found.looks:
             print("\n" + "\n".join(lines(look, style)))
         return
     from rich.text import Text
 
-    console.print(Text(heading, style="bold"))
+    console.print(Text(said, style="bold"))
     for line in found.said:
         console.print(Text(line))
     console.print(Text.assemble(*legend(style)))
@@ -130,17 +126,17 @@ def stats(
     from alignkit.data.eyes.recipe import LookRecipe
 
     log.set_verbosity(verbosity(False, verbose))
-    recipe = _composed(data, overrides or [], recipes or [], LookRecipe)
-    with _quietly():
+    recipe = composed(data, overrides or [], recipes or [], LookRecipe)
+    with quietly():
         from alignkit.data.eyes.stats import gather
 
         likeness = recipe.data.dedup_threshold if near else None
-        found = gather(recipe.data, _tokenizer(recipe), wants=recipe.kind, near=likeness)
+        found = gather(recipe.data, tokenizer_of(recipe), wants=recipe.kind, near=likeness)
     if as_json:
         for one in found:
             print(json.dumps(one.as_dict(), ensure_ascii=False))
         return
-    print(f"{recipe.data.name}{_by(recipe)}")
+    print(_bold(heading(data, recipe)))
     for one in found:
         _show_stats(one)
 
@@ -180,11 +176,11 @@ def check(
     from alignkit.data.eyes.recipe import LookRecipe
 
     log.set_verbosity(verbosity(quiet, verbose))
-    recipe = _composed(data, overrides or [], recipes or [], LookRecipe)
-    with _quietly():
+    recipe = composed(data, overrides or [], recipes or [], LookRecipe)
+    with quietly():
         from alignkit.data.eyes.examine import KEPT, examine
 
-        found = examine(recipe.data, _tokenizer(recipe), wants=recipe.kind, keep=None if every else KEPT)
+        found = examine(recipe.data, tokenizer_of(recipe), wants=recipe.kind, keep=None if every else KEPT)
     for one in found:
         if as_json:
             print(json.dumps(one.as_dict(), ensure_ascii=False))
@@ -220,8 +216,8 @@ def convert(
     from alignkit.data.eyes.recipe import ConvertRecipe
 
     log.set_verbosity(verbosity(False, verbose))
-    recipe = _composed(source, overrides or [], recipes or [], ConvertRecipe)
-    with _quietly():
+    recipe = composed(source, overrides or [], recipes or [], ConvertRecipe)
+    with quietly():
         from alignkit.data.eyes.rewrite import rewrite
 
         told = rewrite(recipe.data, target, recipe.format, wants=recipe.kind, force=force)
@@ -252,92 +248,3 @@ def formats(
 def _bold(text: str) -> str:
     """A heading: bold on a terminal that has colour."""
     return f"\x1b[1m{text}\x1b[0m" if _console() is not None else text
-
-
-def _composed(data: str, words: list[str], recipes: list[Path], schema: type[R]) -> R:
-    """The request, typed. Raises RequestError with every fault that can be known without reading rows."""
-    from alignkit.config.compose import compose
-    from alignkit.config.provenance import BUILT_IN
-    from alignkit.config.search import shipped_recipes
-    from alignkit.models import check as model_check
-    from alignkit.models.context import context_length
-    from alignkit.models.locating import locate
-
-    file = shipped_recipes() / "command" / "data.yaml"
-    named = data.removeprefix("data=")
-    if named == "-":
-        named = _spooled()
-    composed = compose(str(file), [f"data={named}", *words], recipes=recipes, schema=schema)
-    recipe = composed.recipe
-    assert isinstance(recipe, schema)
-    faults = list(composed.faults)
-    chosen = composed.origins["data.max_length"] != BUILT_IN
-    if recipe.model is not None and recipe.model.name:
-        from alignkit.config.sections import Quantization
-
-        longest = recipe.data.max_length if chosen else None
-        faults += model_check.check(recipe.model, Quantization(), max_length=longest)
-    if faults:
-        raise RequestError(faults)
-    if recipe.model is not None and not chosen:
-        context = context_length(locate(recipe.model))
-        recipe.data.max_length = min(recipe.data.max_length, context or recipe.data.max_length)
-    return recipe
-
-
-def _spooled() -> str:
-    """Rows from stdin as a file, so that they have line numbers and can be read by several processes."""
-    import atexit
-    import shutil
-    import tempfile
-
-    from alignkit.runs.spool import spool_stdin
-
-    folder = Path(tempfile.mkdtemp(prefix="alignkit-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return str(spool_stdin(folder, "DATA").rename(folder / "stdin.jsonl"))
-
-
-def _tokenizer(recipe: LookRecipe) -> Any:
-    """The tokenizer that the rows go through, or None."""
-    if recipe.model is None:
-        return None
-    from alignkit.console import log
-    from alignkit.data.templates.install import install
-    from alignkit.models.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(recipe.model)
-    if recipe.data.template is None:
-        return tokenizer
-    installed = install(tokenizer, recipe.data.template)
-    log.say(installed.said)
-    return installed.tokenizer
-
-
-def _by(recipe: LookRecipe) -> str:
-    return f", in tokens of {recipe.model.name}" if recipe.model is not None else ", as text (no model=…)"
-
-
-def _quietly() -> Any:
-    """Whatever libraries print on the way goes to stderr or nowhere: stdout is for the answer."""
-    from contextlib import ExitStack
-
-    from alignkit.console.libraries import kept_quiet
-    from alignkit.console.streams import stdout_to_stderr
-
-    stack = ExitStack()
-    stack.enter_context(stdout_to_stderr())
-    stack.enter_context(kept_quiet())
-    return stack
-
-
-def _write(path: Path, text: str) -> None:
-    """A file written in one go: a reader finds the old one or the new one."""
-    import os
-
-    try:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise RequestError(Fault(where=str(path), what=f"cannot be written: {error.strerror}")) from error

@@ -67,7 +67,7 @@ def _checked(model: str, overrides: list[str], recipes: list[Path]) -> EvalRecip
     recipe = composed.recipe
     assert isinstance(recipe, EvalRecipe)
     faults = list(composed.faults)
-    if recipe.data.name:
+    if recipe.data.name or recipe.data.sources:
         faults += data_check.check(recipe.data, where="data")
     chosen = composed.origins["data.max_length"] != BUILT_IN
     if recipe.model.name:

@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "recipes": ("alignkit.cli.recipes", "app", "List recipes, show one with the origin of each value, copy one."),
     "runs": ("alignkit.cli.runs", "app", "List runs, show one, trace a model back to its base, clean up."),
     "chat": ("alignkit.cli.chat", "chat", "Talk to a model in the terminal, or ask it one thing in a pipe."),
-    "data": ("alignkit.cli.data", "app", "Look at data before training: preview, stats, check, convert, formats."),
+    "data": ("alignkit.cli.data", "app", "Look at data as a model gets it, count it, check it, convert it."),
     "eval": ("alignkit.cli.evaluate", "evaluate", "Score a model on data: loss, perplexity, exact match."),
 }
 """Command to module, attribute (a function, or a Typer app of sub-commands) and line of help."""

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from itertools import islice
 
 from alignkit.config.sections import Data, DataSource
+from alignkit.data.formats.columns import map_faults
 from alignkit.data.formats.converter import Converter, plan
+from alignkit.data.formats.table import format_fault
 from alignkit.data.reading.places import Place, locate
 from alignkit.data.reading.readers import beginning, shows_all
 from alignkit.data.rows import Kind, Row, Unreadable
@@ -78,6 +80,14 @@ def _faults(section: Data, walk: _Walk, key: str, where: str) -> Iterator[Fault]
         walk.unseen = True
         return
     walk.unseen = place.kind != "files"
+    options = key.removesuffix(".name") if not key.endswith("holdout_name") else where
+    wrong = list(map_faults(walk.source.map, f"{options}.map"))
+    if walk.source.format is not None and (fault := format_fault(walk.source.format, f"{options}.format")):
+        wrong.append(fault)
+    yield from wrong
+    if wrong:
+        walk.unseen = True
+        return
     if place.kind == "generated" and section.rows is None and not key.endswith("holdout_name"):
         yield Fault(where=f"{where}.rows", what=f"{name} makes rows, and nothing says how many", instead="Set it.")
     if place.kind != "files":

@@ -59,6 +59,7 @@ def _rows_of(store: RowStore, number: int, renderer: Renderer, section: Data, to
             row.where,
             row.weights,
             prompt=text.prompt,
+            tools=text.tools,
             reference=reference,
             checkable=check,
         )

@@ -95,7 +95,7 @@ def prepare(
         if len(epoch) < len(kept):
             report.notes.append(f"using the first {len(epoch):,} of {len(kept):,} training rows (data.rows)")
     held, lost = rows_held_out(apart, aside[:held_out_rows], section, tokenizer)
-    report.held_out_dropped = lost
+    report.held_out, report.held_out_dropped = len(aside), lost
     return _finish(section, pool, pool.rows(epoch), held, report)
 
 
@@ -115,7 +115,7 @@ def prepare_held_out(
     report = _report(pool)
     chosen = smallest(pool.hashes, len(pool.hashes))[:limit]
     held, report.held_out_dropped = rows_held_out(pool, chosen, section, tokenizer)
-    report.held_out = len(held)
+    report.held_out, report.ready = len(pool.hashes), len(held)
     if not held:
         raise _nothing_left(section, pool, report, "evaluate on", report.held_out_dropped)
     return Prepared([], held, report, pool.skipped)
@@ -198,6 +198,7 @@ def _prepare_pieces(section: Data, pool: Pool, report: Report, limit: int | None
             )
         )
     kept = np.setdiff1d(np.arange(len(view)), chosen)[: section.rows]
+    report.held_out = len(chosen)
     held = held_out_pieces(View(view.stores, view.which[chosen[:limit]], view.rows[chosen[:limit]]))
     report.notes.append("pieces are held out and not whole documents, since there are too few documents")
     return _finish(section, pool, View(view.stores, view.which[kept], view.rows[kept]), held, report)
@@ -258,7 +259,7 @@ def _finish(section: Data, pool: Pool, rows: View, held: list[HeldOut], report: 
     report.dropped += lost
     if not len(rows):
         raise _nothing_left(section, pool, report, "train on", lost)
-    report.kept, report.held_out = len(rows), len(held)
+    report.kept, report.ready = len(rows), len(held)
     report.tokens = int(rows.lengths.sum(dtype=np.int64))
     report.trained_tokens = int(rows.trained.sum(dtype=np.int64))
     report.longest = int(rows.lengths.max())

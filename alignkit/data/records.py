@@ -42,6 +42,7 @@ _NAMES = {kind: name for name, kind in _TYPES.items()}
 _FIELDS = {kind: tuple(field.name for field in fields(kind) if field.name != "where") for kind in _NAMES}
 _TUPLES = ("weights", "scores", "answers")
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_QUOTED = json.encoder.encode_basestring
 _SPACED = json.JSONEncoder(ensure_ascii=False).encode
 
 Spoken: TypeAlias = "str | list[list[Any]]"
@@ -52,6 +53,21 @@ def record(document: Document) -> bytes:
     kind = type(document)
     values = {name: value for name in _FIELDS[kind] if (value := getattr(document, name)) is not None}
     return _COMPACT([_NAMES[kind], values]).encode("utf-8", "surrogatepass")
+
+
+def record_and_hash(document: Document) -> tuple[bytes, bytes]:
+    """`record` and `content_hash` in one, and several times as fast for a plain conversation."""
+    if type(document) is Conversation and (document.answer, document.tools, document.weights) == (None, None, None):
+        turns = []
+        for message in document.messages:
+            if len(message) != 2 or type(content := message.get("content")) is not str:
+                break
+            turns.append((_QUOTED(message["role"]), _QUOTED(content)))
+        else:
+            short = ",".join([f'{{"role":{role},"content":{content}}}' for role, content in turns])
+            said = ", ".join([f"[{role}, {content}]" for role, content in turns])
+            return f'["conversation",{{"messages":[{short}]}}]'.encode("utf-8", "surrogatepass"), _digest(f"[{said}]")
+    return record(document), content_hash(document)
 
 
 def document(data: bytes, where: str) -> Document:
@@ -82,6 +98,10 @@ def content_hash(document: Document) -> bytes:
     else:
         said = _compared(document)
     text = said if isinstance(said, str) else _SPACED(said)
+    return _digest(text)
+
+
+def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest()
 
 

@@ -20,7 +20,9 @@ class Report:
     kept: int = 0
     """Training rows, after dropping, splitting and cutting."""
     held_out: int = 0
-    """Rows kept out of training that were made ready for evaluation."""
+    """Rows kept out of training."""
+    ready: int = 0
+    """Those of them that were made ready to be scored."""
     tokens: int = 0
     trained_tokens: int = 0
     longest: int = 0
@@ -43,8 +45,11 @@ class Report:
                 f"training on {_rows(self.kept)}: {self.tokens:,} tokens, {self.trained_tokens:,} of them trained"
                 f" ({share:.0%}); the longest row has {self.longest:,}"
             )
-        if self.held_out:
-            lines.append(f"held out for evaluation: {_rows(self.held_out)}")
+        if self.held_out and not self.kept:
+            lines.append(f"to be scored: {self.ready:,} of {_rows(self.held_out)}")
+        elif self.held_out:
+            some = f", {self.ready:,} of them made ready to be scored" if self.ready < self.held_out else ""
+            lines.append(f"held out of training: {_rows(self.held_out)}{some}")
         lines += [f"dropped {_rows(count)}: {reason}" for reason, count in self.dropped.most_common()]
         lines += [f"dropped {count:,} held-out: {reason}" for reason, count in self.held_out_dropped.most_common()]
         return lines + self.notes
@@ -57,6 +62,7 @@ class Report:
             "skipped": self.skipped,
             "rows": self.kept,
             "held_out": self.held_out,
+            "ready": self.ready,
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
             "longest": self.longest,

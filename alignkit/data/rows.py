@@ -151,10 +151,11 @@ class HeldOut(Encoded):
     """A row that is kept out of training, with what is needed to generate an answer and check it.
 
     ``prompt``: the messages before the last answer, a plain string (to be tokenised without a template),
-    or None for raw text. ``reference``: the answer to compare with. ``checkable``: whether comparing makes
+    or None for raw text. ``tools``: what the prompt offers to call. ``reference``: the answer to compare with. ``checkable``: whether comparing makes
     sense (the row has an `answer` column, or its answer is a JSON object).
     """
 
     prompt: list[Message] | str | None = None
+    tools: list[dict[str, Any]] | None = None
     reference: str | None = None
     checkable: bool = False

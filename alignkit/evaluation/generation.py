@@ -33,6 +33,7 @@ def generate_answers(
     max_new_tokens: int,
     batch: int,
     progress: Callable[[int], None] | None = None,
+    tools: Sequence[list[dict[str, Any]] | None] | None = None,
 ) -> list[Answer]:
     """The model's most likely answer to each prompt.
 
@@ -42,11 +43,13 @@ def generate_answers(
         max_new_tokens: longest answer in tokens; fewer where the model's context ends.
         batch: prompts answered at once.
         progress: called with the number of prompts just answered.
+        tools: for each prompt what it offers to call.
 
     Raises:
         RequestError: the tokenizer has no chat template for a list of messages.
     """
-    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    offered = tools if tools is not None else [None] * len(prompts)
+    ids = [prompt_ids(tokenizer, prompt, own) for prompt, own in zip(prompts, offered, strict=True)]
     stop = stop_tokens(model, tokenizer)
     pad = pad_id(tokenizer)
     # Longest first: if memory does not suffice, that shows in the first batch.

@@ -45,6 +45,7 @@ def probe(
                 model,
                 tokenizer,
                 [row.prompt for row in asked if row.prompt is not None],
+                tools=[row.tools for row in asked if row.prompt is not None],
                 max_new_tokens=section.max_new_tokens,
                 batch=section.batch,
                 progress=done,

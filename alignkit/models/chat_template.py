@@ -16,7 +16,9 @@ def has_chat_template(source: Source) -> bool | None:
         return None
     if source.kind == "gguf":
         try:
-            return bool(read_values(source.path, ("tokenizer.chat_template",)).get("tokenizer.chat_template"))
+            # The template stands behind the vocabulary, wherever that ends.
+            found = read_values(source.path, ("tokenizer.chat_template",), limit=None)
+            return bool(found.get("tokenizer.chat_template"))
         except (NotGGUFError, OSError):
             return None
     if any((source.path / name).exists() for name in _FILES):

@@ -7,7 +7,7 @@ import pytest
 from alignkit.data.formats.columns import map_faults
 from alignkit.data.rows import Completion, Conversation, Feedback, Preference, Prompt, Row
 from alignkit.errors import RequestError
-from tests.data.test_formats import ANSWER, FIRST, SYSTEM, USER, converter
+from tests.data.converting import ANSWER, FIRST, SYSTEM, USER, converter
 
 
 def convert(values, wants="demonstration", **source):

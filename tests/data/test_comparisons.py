@@ -8,7 +8,7 @@ import pytest
 
 from alignkit.data.rows import Feedback, Preference, Ranking, Row
 from alignkit.errors import RequestError
-from tests.data.test_formats import ANSWER, FIRST, SCHEMA, SYSTEM, USER, convert, converter
+from tests.data.converting import ANSWER, FIRST, SCHEMA, SYSTEM, USER, convert, converter
 
 WORSE = {"role": "assistant", "content": "b"}
 NEXT = {"role": "user", "content": "r"}
@@ -120,6 +120,16 @@ def test_a_prompt_column_that_says_something_else_is_counted():
     [
         ({"prompt": [USER], "chosen": [ANSWER], "rejected": [ANSWER]}, "`chosen` and `rejected` say the same"),
         ({"prompt": "q", "chosen": "a", "rejected": "a"}, "say the same"),
+        ({"prompt": [USER], "chosen": [ANSWER, NEXT], "rejected": [ANSWER]}, "say the same"),
+        ({"chosen": [5], "rejected": [USER, WORSE]}, "turn 1 of `chosen`: is a number"),
+        (
+            {"chosen": [{"role": "x"}, ANSWER], "rejected": [USER, WORSE]},
+            "turn 1 of `chosen`: has the unknown role `x`",
+        ),
+        (
+            {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant:"},
+            "column `rejected`: is an empty answer",
+        ),
         ({"prompt": "q", "chosen": "a", "rejected": " "}, "column `rejected` is empty"),
         (
             {"prompt": [USER], "chosen": [ANSWER], "rejected": [{**WORSE, "content": ""}]},

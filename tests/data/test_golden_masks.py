@@ -227,11 +227,13 @@ def read(golden: str) -> tuple[list[str], list[bool]]:
 def test_every_token_is_the_one_written_down(family, case):
     tokenizer = family_tokenizer(family)
     renderer = Renderer(tokenizer)
-    rows = Encoder(tokenizer).encode(renderer.render([CASES[case]])[0])
+    rendered = renderer.render([CASES[case]])[0]
+    rows = Encoder(tokenizer).encode(rendered)
     found = [
         (tokenizer.convert_ids_to_tokens(row.input_ids), [label != UNTRAINED for label in row.labels]) for row in rows
     ]
     assert found == [read(golden) for golden in GOLDEN[family, case]]
+    assert [tokens.encoded() for tokens in Encoder(tokenizer).pack(rendered)] == rows
     assert dict(renderer.notes) == NOTES.get((family, case), {})
     assert [Verifier(tokenizer).fault(row.input_ids, row.labels, "x", False) for row in rows] == [None] * len(rows)
 

@@ -9,7 +9,7 @@ import pytest
 from alignkit.data.formats.kinds import CONVERSIONS, refusal
 from alignkit.data.rows import Completion, Conversation, Feedback, Kind, Preference, Prompt, Ranking, Row, Text
 from alignkit.errors import RequestError
-from tests.data.test_formats import ANSWER, FIRST, SYSTEM, USER, converter
+from tests.data.converting import ANSWER, FIRST, SYSTEM, USER, converter
 
 WORSE = {"role": "assistant", "content": "b"}
 PAIR = {"prompt": [USER], "chosen": [ANSWER], "rejected": [WORSE]}

@@ -14,6 +14,7 @@ from alignkit.data.encoding.tokenizing import Encoder, prompt_ids
 from alignkit.data.rows import Completion, Conversation, Encoded, Text
 from alignkit.errors import RequestError
 from tests.data import templates
+from tests.data.families import family_tokenizer
 from tests.data.templates import decode_trained, merging_tokenizer
 from tests.tiny import build_tokenizer
 
@@ -238,6 +239,13 @@ def test_template_that_needs_cutting_is_not_tokenised_twice_for_ever(gpt2_like, 
     seen.clear()
     assert encoder.encode([row for [row] in rows]) == first
     assert not any("assistant" in text and "ab<|im_end|>" in text for text in seen)
+
+
+def test_piece_that_begins_inside_a_word_gets_no_space():
+    tokenizer = family_tokenizer("llama2")  # which writes a space before every text
+    [row] = encode(tokenizer, Completion("H", "i there", "x"))
+    assert tokenizer.convert_ids_to_tokens(row.input_ids) == ["▁", "H", "i", "▁there", "</s>"]
+    assert decode_trained(tokenizer, row) == "i there</s>"
 
 
 def test_special_token_that_swallows_white_space_does_not_swallow_the_answers():

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from alignkit.config.sections import Data, DataSource
 from alignkit.data.encoding.lengths import pieces
-from alignkit.data.encoding.tokenizing import Encoder
+from alignkit.data.encoding.tokenizing import Encoder, prompt_ids
 from alignkit.data.mixing.holdout import choose, wanted
 from alignkit.data.prepare import prepare, prepare_held_out
 from alignkit.data.rows import Encoded
 from alignkit.errors import RequestError
 from tests.data.templates import STRIPS_THINKING, decode_trained, merging_tokenizer
-from tests.tiny import build_tokenizer
+from tests.tiny import CHATML, build_tokenizer
 
 TOKENIZER = build_tokenizer()
 
@@ -374,3 +374,13 @@ def test_doubles_are_told_and_left_out_when_asked(write):
     assert any("2 training rows stand among the held-out rows" in line for line in dirty.report.lines())
     clean = prepare(Data(name=name, holdout_name=apart, holdout=1, dedup="exact"), TOKENIZER)
     assert len(clean.train) == 11 and len(clean.held_out) == 1
+
+
+def test_a_held_out_prompt_with_tools_is_the_one_that_training_saw(write):
+    tokenizer = merging_tokenizer("{% if tools %}{{ 'You may call ' + tools|tojson + '\n' }}{% endif %}" + CHATML)
+    tools = [{"type": "function", "function": {"name": "look", "description": "", "parameters": {"type": "object"}}}]
+    name = write([chat(f"question {n}", f"answer {n}", tools=tools) for n in range(12)])
+    for row in prepare(Data(name=name, holdout=3), tokenizer).held_out:
+        first = next(index for index, label in enumerate(row.labels) if label != -100)
+        assert prompt_ids(tokenizer, row.prompt, row.tools) == row.input_ids[:first]
+        assert "You may call" in tokenizer.decode(row.input_ids[:first])

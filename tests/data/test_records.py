@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from alignkit.data.records import content_hash, document, record, spoken_text
+from alignkit.data.records import content_hash, document, record, record_and_hash, spoken_text
 from alignkit.data.rows import (
     Completion,
     Conversation,
@@ -26,6 +26,7 @@ CALL = {
 }
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ä\ud800"}]
 DOCUMENTS: list[Document] = [
+    Conversation([{"content": 'q "\\\n\x00\x7f\u2028', "role": "user"}, {"role": 'a"b', "content": ""}], "x"),
     Conversation(CHAT, "x"),
     Conversation([*CHAT, CALL], "x", answer="42", tools=[{"z": 1, "a": 2}], weights=(0.0, 1.0, 0.5)),
     Completion("p", "c", "x", answer="c"),
@@ -44,10 +45,12 @@ def test_a_record_comes_back_as_the_document(given: Document) -> None:
     found = document(record(given), "y line 2")
     assert found == replace(given, where="y line 2")
     assert record(found) == record(given)
+    assert document(record_and_hash(given)[0], "y line 2") == found
+    assert record_and_hash(given)[1] == content_hash(given)
 
 
 def test_the_order_of_keys_is_kept_because_templates_write_schemas_as_they_stand() -> None:
-    found = document(record(DOCUMENTS[1]), "x")
+    found = document(record(DOCUMENTS[2]), "x")
     assert isinstance(found, Conversation) and found.tools
     assert list(found.tools[0]) == ["z", "a"]
     assert list(found.messages[2]["tool_calls"][0]["function"]["arguments"]) == ["b", "a"]
@@ -70,11 +73,11 @@ EXPECTED = {
 
 def test_all_kinds_hash_apart_and_places_scores_and_weights_play_no_part() -> None:
     assert len({content_hash(given) for given in DOCUMENTS}) == len(DOCUMENTS)
-    pair = DOCUMENTS[5]
+    pair = DOCUMENTS[6]
     assert isinstance(pair, Preference)
     assert content_hash(replace(pair, where="y", chosen_score=9.0)) == content_hash(pair)
     assert content_hash(replace(pair, chosen="bad", rejected="good")) != content_hash(pair)
-    chat = DOCUMENTS[0]
+    chat = DOCUMENTS[1]
     assert isinstance(chat, Conversation)
     assert content_hash(replace(chat, weights=(0.0, 2.0), answer="1")) == content_hash(chat)
     assert content_hash(replace(chat, tools=[{"a": 1}])) != content_hash(chat)
@@ -83,6 +86,6 @@ def test_all_kinds_hash_apart_and_places_scores_and_weights_play_no_part() -> No
 
 
 def test_spoken_text_holds_every_word() -> None:
-    assert spoken_text(DOCUMENTS[5]) == "p\ngood\nbad"
-    assert spoken_text(DOCUMENTS[1]) == "q\nä\ud800"
-    assert spoken_text(DOCUMENTS[7]).endswith("a\nb\nq\nä\ud800")
+    assert spoken_text(DOCUMENTS[6]) == "p\ngood\nbad"
+    assert spoken_text(DOCUMENTS[2]) == "q\nä\ud800"
+    assert spoken_text(DOCUMENTS[8]).endswith("a\nb\nq\nä\ud800")

@@ -9,7 +9,6 @@ import pytest
 from alignkit.config.sections import Data
 from alignkit.data.check import check
 from alignkit.data.prepare import prepare
-from alignkit.errors import RequestError
 from tests.tiny import build_tokenizer
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data"
@@ -36,11 +35,16 @@ def test_files_to_learn_from(name, options, said):
 
 
 @pytest.mark.parametrize(
-    "name", ["preference_helpful.jsonl", "preference_hh_harmless.jsonl", "unpaired_feedback.jsonl"]
+    ("name", "rows", "said"),
+    [
+        ("preference_helpful.jsonl", 240, "→ the chosen answers"),
+        ("preference_hh_harmless.jsonl", 1500, "→ the chosen answers"),
+        ("unpaired_feedback.jsonl", 125, "→ the answers that were wanted"),
+    ],
 )
-def test_files_of_preferences_are_refused(name):
-    section = Data(name=str(FOLDER / name))
-    [fault] = check(section)
-    with pytest.raises(RequestError) as caught:
-        prepare(section, build_tokenizer())
-    assert str(caught.value) == str(fault)
+def test_files_of_judged_answers_give_the_good_ones(name, rows, said):
+    section = Data(name=str(FOLDER / name), max_length=8192, holdout=0)
+    assert check(section) == []
+    report = prepare(section, build_tokenizer()).report
+    assert said in report.lines()[0]
+    assert report.kept + sum(report.dropped.values()) == rows

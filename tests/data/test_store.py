@@ -333,6 +333,13 @@ def test_a_second_writer_waits_and_takes_what_the_first_wrote(tmp_path: Path, ow
     assert found == [None]
 
 
+def test_a_source_that_vanishes_is_not_called_a_full_cache(tmp_path: Path, own_cache: Path) -> None:
+    with pytest.raises(FileNotFoundError), cache.writing("k" * 40):
+        (tmp_path / "gone").open()
+    with pytest.raises(RunError, match="could not be kept"), cache.writing("k" * 40):
+        (own_cache / "gone").open()
+
+
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

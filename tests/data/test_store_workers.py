@@ -5,19 +5,30 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alignkit.config.sections import Data
+from alignkit.data.encoding.fast_tokens import FastTokens
+from alignkit.data.encoding.outline import Outlines, OutlinesDiffer
+from alignkit.data.encoding.packed import Tokens
+from alignkit.data.encoding.rendered import Rendered
+from alignkit.data.formats.converter import plan
+from alignkit.data.reading.parts import parts, read_part
+from alignkit.data.reading.places import locate
+from alignkit.data.rows import Conversation, Row
 from alignkit.data.store import ingest, pipeline
 from alignkit.data.store.ingest import Ingested
-from alignkit.errors import RequestError, RunError
+from alignkit.errors import Fault, RequestError, RunError
 from alignkit.runs.digests import file_digest
 from tests.tiny import build_tokenizer
 
@@ -100,9 +111,55 @@ def test_an_error_of_the_program_itself_is_the_same_error_in_a_worker(
         read(chats(tmp_path / "chats.jsonl"), 2)
 
 
+def test_a_job_can_be_sent_where_processes_are_not_forked(tmp_path: Path) -> None:
+    section = Data(name=str(chats(tmp_path / "chats.jsonl", rows=20)))
+    [part] = parts(locate(section.name))
+    [first, *_] = read_part(part)
+    assert isinstance(first, Row)
+    job = pipeline.Job(plan(section.parts()[0], "demonstration", first), section, build_tokenizer())
+    here, there = pipeline.Pipeline(job), pipeline.Pipeline(pickle.loads(pickle.dumps(job)))
+    assert pickle.dumps(here.run(part)) == pickle.dumps(there.run(pickle.loads(pickle.dumps(part))))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("way", ["tokens", "texts"])
+def test_a_short_way_that_was_wrong_late_means_that_all_is_made_anew_the_long_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, way: str
+) -> None:
+    path = chats(tmp_path / "chats.jsonl")
+    expected = contents(read(path, 1))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    if way == "tokens":
+        whole_row = FastTokens._row
+
+        def wrong(self: FastTokens, row: Rendered) -> Tokens:
+            tokens = whole_row(self, row)
+            return replace(tokens, ids=tokens.ids[2:] + tokens.ids[:2]) if row.where.endswith(" 140") else tokens
+
+        monkeypatch.setattr(FastTokens, "_row", wrong)
+    else:
+        whole_render = Outlines.render
+
+        def differs(self: Outlines, documents: Sequence[Conversation]) -> list[list[Rendered] | Fault]:
+            if self.on and any(document.where.endswith(" 140") for document in documents):
+                raise OutlinesDiffer("line 140")
+            return whole_render(self, documents)
+
+        monkeypatch.setattr(Outlines, "render", differs)
+    assert contents(read(path, processes)) == expected
+
+
 CHILD = """
 import sys, time
 from pathlib import Path
+from alignkit.data.encoding.fast_tokens import FastTokens
+from alignkit.data.encoding.outline import Outlines, OutlinesDiffer
+from alignkit.data.encoding.packed import Tokens
+from alignkit.data.encoding.rendered import Rendered
+from alignkit.data.formats.converter import plan
+from alignkit.data.reading.parts import parts, read_part
+from alignkit.data.reading.places import locate
+from alignkit.data.rows import Conversation, Row
 from alignkit.data.store import ingest, pipeline
 from tests.data import test_store_workers as here
 ingest.BLOCK, ingest.WORTH_WORKERS = 2_000, 4_000

@@ -25,8 +25,9 @@ def test_turns_come_back(pairs):
     assert [turn["content"] for turn in turns] == [text for pair in pairs for text in pair]
 
 
-def test_an_open_turn_is_none():
-    assert read_transcript("\n\nHuman: q\n\nAssistant:", "prompt", "x") == [{"role": "user", "content": "q"}]
+def test_an_open_turn_is_an_empty_answer():
+    turns = read_transcript("\n\nHuman: q\n\nAssistant:", "chosen", "x")
+    assert turns == [{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]
 
 
 def test_paragraphs_and_line_ends_stay():
@@ -43,5 +44,5 @@ def test_what_is_no_transcript(text):
 
 
 def test_text_before_the_first_turn():
-    with pytest.raises(RequestError, match="x: column `chosen` does not begin with `Human:`.*hello"):
+    with pytest.raises(RequestError, match=r"x: column `chosen` does not begin with `Human:`.*hello"):
         read_transcript("hello\n\nHuman: q", "chosen", "x")

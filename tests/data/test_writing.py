@@ -16,7 +16,7 @@ from alignkit.data.reading.places import locate
 from alignkit.data.rows import Completion, Conversation, Feedback, Preference, Text
 from alignkit.data.writing import FORMATS, kind_of_format, write
 from alignkit.errors import RequestError
-from tests.data.test_formats import ANSWER, CALLING, RESULT, SYSTEM, USER
+from tests.data.converting import ANSWER, CALLING, RESULT, SYSTEM, USER
 
 # Whatever a person may write: no half surrogates (no text), no NUL (a CSV's reader has a say on these).
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)

@@ -17,7 +17,9 @@ def held_out(count: int, *, checkable: bool = True, prompt: bool = True, referen
     for number in range(count):
         ids = list(range(10 + number, 30 + number))
         messages = [{"role": "user", "content": f"question {number}"}] if prompt else None
-        rows.append(HeldOut(ids, [-100, *ids[1:]], f"row {number}", None, messages, reference, checkable))
+        rows.append(
+            HeldOut(ids, [-100, *ids[1:]], f"row {number}", prompt=messages, reference=reference, checkable=checkable)
+        )
     return rows
 
 
@@ -75,3 +77,20 @@ def test_exact_match_without_references_is_refused() -> None:
 
     with pytest.raises(RequestError, match=r"evaluation\.exact_match: it is true, and none"):
         probed(held_out(3, reference=None), exact_match=True)
+
+
+def test_prompts_are_rendered_with_their_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    from alignkit.evaluation import generation
+
+    seen: list[Any] = []
+    real = generation.prompt_ids
+
+    def spy(tokenizer: Any, prompt: Any, tools: Any = None) -> list[int]:
+        seen.append(tools)
+        return real(tokenizer, prompt, tools)
+
+    monkeypatch.setattr(generation, "prompt_ids", spy)
+    rows = held_out(2)
+    rows[1].tools = [{"type": "function", "function": {"name": "look"}}]
+    probed(rows)
+    assert seen == [None, rows[1].tools]

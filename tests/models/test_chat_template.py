@@ -54,3 +54,19 @@ def test_what_the_tiny_models_have(tiny_llama: Path, tmp_path: Path) -> None:
 
     assert has_chat_template(source(tiny_llama)) is True
     assert has_chat_template(source(save_base(tmp_path / "base"))) is False
+
+
+@pytest.mark.parametrize("template", [None, "{{ messages }}"])
+def test_a_gguf_file_whose_template_stands_behind_a_large_vocabulary(template: str | None, tmp_path: Path) -> None:
+    from gguf import GGUFWriter
+
+    file = tmp_path / "model.gguf"
+    writer = GGUFWriter(file, "llama")
+    writer.add_token_list([f"token{number:060}" for number in range(20_000)])  # 1.5 MB
+    if template is not None:
+        writer.add_chat_template(template)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    found = Source(kind="gguf", path=file, hub_name=None, revision=None, said="")
+    assert has_chat_template(found) is (template is not None)

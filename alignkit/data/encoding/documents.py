@@ -88,6 +88,7 @@ class DocumentEncoder:
                         row.where,
                         row.weights,
                         prompt=text.prompt,
+                        tools=text.tools,
                         reference=reference,
                         checkable=check,
                     )

@@ -68,18 +68,9 @@ class FastTokens:
             return None
         if len(self.pieces) + len(self.words) + len(self.first) > ENTRIES:
             self._forget()
-        rows: list[Tokens] = []
-        incomplete: list[int] = []
-        for number, row in enumerate(rendered):
-            missed = self.pieces.missed
-            rows.append(self._row(row))
-            if self.pieces.missed > missed:
-                incomplete.append(number)
-        if incomplete:
-            self.pieces.learn(self.backend, self.code)
-            for number in incomplete:
-                rows[number] = self._row(rendered[number])
-            self.pieces.settle()
+        self.backend.no_padding()  # who used the tokenizer last may have left both on
+        self.backend.no_truncation()
+        rows = [self._row(row) for row in rendered]
         earlier = self.seen
         wrong = self._difference(rendered, rows)
         if wrong is None:
@@ -89,7 +80,7 @@ class FastTokens:
         raise TokensDiffer(f"{wrong}: the tokenizer gives this row other tokens than its words have by themselves")
 
     def _forget(self) -> None:
-        self.pieces = Pieces()
+        self.pieces = Pieces(self.backend, self.code)
         self.pieces.update(self.fixed)
         self.words = Words(self.pieces, first=False, lines=self.lines)
         self.first = Words(self.pieces, first=True, lines=self.lines)

@@ -8,6 +8,7 @@ one row per answer, each exactly as generation saw it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -33,7 +34,9 @@ NO_END = "conversations became one row per answer, because the template does not
 UNALIGNED = "answers do not begin as the template's generation prompt ends; they are trained from where both agree"
 REBUILT = "answers were written after the generation prompt as a model says them, because the template drops reasoning"
 NO_REASONING = "answers lost their reasoning, because the template writes none"
+NO_TEXT = "messages lost the text beside their tool calls, because the template writes only the calls"
 NO_CONTEXT = "messages of other roles than the assistant's do not stand in the text, because the template drops them"
+DATED = "conversations carry the day they were rendered on, because the template writes it"
 NO_TOOLS = "conversations lost their list of tools, because the template writes none"
 
 
@@ -46,6 +49,7 @@ class Incremental:
         self.notes = notes
         self.special = special_tokens(tokenizer)
         self.reasons = "</think>" in str(tokenizer.chat_template)
+        self.dated = "strftime_now" in str(tokenizer.chat_template)
         self.offers = re.search(r"\btools\b", str(tokenizer.chat_template)) is not None
         self._ending: Ending | None = None
 
@@ -147,6 +151,8 @@ class Incremental:
                 full, start, aligned = prompt + said + closing, len(prompt), True
                 end = len(full)
                 self.notes[REBUILT] += 1
+            elif answer and message.get("tool_calls"):
+                self.notes[NO_TEXT] += 1
             elif answer:
                 return Fault(
                     where=chat.where,
@@ -176,8 +182,14 @@ class Incremental:
 
     def _note_context(self, chat: Conversation, upto: int, text: str) -> None:
         """Count what a template keeps to itself: it is no fault of the row, but a person should know."""
-        if not all(holds(text, content(m)) for m in chat.messages[:upto] if m["role"] != "assistant"):
-            self.notes[NO_CONTEXT] += 1
+        for message in chat.messages[:upto]:
+            said = content(message)
+            # A template may write a tool's result as a JSON string.
+            if message["role"] != "assistant" and not holds(text, said) and not holds(text, json.dumps(said)[1:-1]):
+                self.notes[NO_CONTEXT] += 1
+                break
+        if self.dated:
+            self.notes[DATED] += 1
         if chat.tools and not self.offers:
             self.notes[NO_TOOLS] += 1
 
@@ -185,7 +197,9 @@ class Incremental:
 def answers(chat: Conversation, train_on: TrainOn) -> list[int]:
     """Indices of the answers that are trained; an answer with nothing before it has no prompt and is not."""
     turns = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant" and index > 0]
-    if train_on == "all":  # an answer of weight 0 is then the stretch that is not trained
+    if train_on == "all":  # an answer of weight 0 is then a stretch that is not trained, and of no use at the end
+        while turns and chat.weights is not None and chat.weights[turns[-1]] == 0:
+            turns.pop()
         return turns
     if chat.weights is not None:
         turns = [turn for turn in turns if chat.weights[turn] > 0]

@@ -1,4 +1,4 @@
-"""Pieces of text and their tokens, remembered. A piece that is not known is noted, to be learned with others."""
+"""Pieces of text and their tokens, remembered."""
 
 from __future__ import annotations
 
@@ -16,39 +16,30 @@ class Uncut(Exception):
 
 
 class Pieces(dict[str, bytes]):
-    """Any piece as it stands. An unknown one is noted in ``wanted``, and is nothing until it is learned."""
+    """Any piece as it stands: its ids as packed numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Any, code: str) -> None:
         super().__init__()
-        self.wanted: dict[str, None] = {}
-        self.missed = 0
-        """Grows whenever a piece was not known."""
+        self.encode = backend.encode_batch_fast
+        self.code = code
 
     def __missing__(self, piece: str) -> bytes:
-        self.wanted[piece] = None
-        self.missed += 1
-        return b""
+        tokens = self.tokens(piece)
+        if len(piece) <= LONGEST:
+            self[piece] = tokens
+        return tokens
 
-    def learn(self, backend: Any, code: str) -> None:
-        """Tokenise all that is wanted, in one call of the library."""
-        backend.no_padding()
-        backend.no_truncation()
-        pieces = list(self.wanted)
-        for piece, found in zip(pieces, backend.encode_batch_fast(pieces, add_special_tokens=False), strict=True):
-            self[piece] = array(code, found.ids).tobytes()
-
-    def settle(self) -> None:
-        """Forget what was learned and is too long to come again."""
-        for piece in self.wanted:
-            if len(piece) > LONGEST:
-                del self[piece]
-        self.wanted.clear()
+    def tokens(self, piece: str) -> bytes:
+        """What the library says. One at a time is no slower than many together, and no row is gone through twice."""
+        [found] = self.encode([piece], add_special_tokens=False)
+        return array(self.code, found.ids).tobytes()
 
 
 class Words(dict[str, bytes]):
     """The same by words that stand after a single space: the key leaves the space out, the tokens have it.
 
-    ``first``: for the words that begin a text, with no space before them; what comes next is a space.
+    ``first``: for the words that begin a text, with no space before them; what comes next is a space. ``lines``: a
+    piece may be cut after line breaks that stand alone.
     """
 
     def __init__(self, pieces: Pieces, *, first: bool, lines: bool) -> None:
@@ -63,19 +54,17 @@ class Words(dict[str, bytes]):
         if not word or word[-1].isspace() or (self.space and word[0].isspace()):
             raise Uncut
         piece = self.space + word
-        if self.lines and "\n" in word:
-            return self._lines(piece)
-        missed = self.pieces.missed
-        found = self.pieces[piece]
-        if self.pieces.missed == missed and len(piece) <= LONGEST:
-            self[word] = found
-        return found
+        tokens = self._lines(piece) if self.lines and "\n" in word else self.pieces.tokens(piece)
+        if len(piece) <= LONGEST:
+            self[word] = tokens
+        return tokens
 
     def _lines(self, piece: str) -> bytes:
         """A piece that holds line breaks, cut after those that stand alone."""
+        pieces = self.pieces
         parts = piece.split("\n")
-        if any(not part or part[0].isspace() or part[-1].isspace() for part in parts[1:-1]) or parts[-1][0].isspace():
-            return self.pieces[piece]
-        if not parts[0] or parts[0][-1].isspace():
-            return self.pieces[piece]
-        return b"".join([self.pieces[part + "\n"] for part in parts[:-1]]) + self.pieces[parts[-1]]
+        ends = [part[-1:] for part in parts[:-1]]
+        starts = [part[:1] for part in parts[1:]]
+        if all(sign and not sign.isspace() for sign in (*ends, *starts)):
+            return b"".join([pieces[part + "\n"] for part in parts[:-1]]) + pieces[parts[-1]]
+        return pieces.tokens(piece)

@@ -19,8 +19,8 @@ from typing import TypeAlias
 
 from alignkit.data.encoding.incremental import Incremental
 from alignkit.data.encoding.rendered import Rendered
-from alignkit.data.encoding.templating import apply_template
-from alignkit.data.rows import Conversation, Message
+from alignkit.data.encoding.templating import apply_template, compiled_template
+from alignkit.data.rows import Conversation
 from alignkit.errors import Fault, RunError
 
 FIRST = 3
@@ -95,9 +95,10 @@ class Outlines:
         template = incremental.tokenizer.chat_template
         self.incremental = incremental
         self.on = on and incremental.train_on != "all" and bool(template)
-        self.tested = tested(str(template))
+        self.tested = looked_for(str(template))
         self.handed_out = 0
         """Rows of earlier calls that went the short way without being checked."""
+        self.template = compiled_template(incremental.tokenizer)
         self._seen: Counter[Key] = Counter()
         self._outlines: dict[Key, Outline | None] = {}
 
@@ -136,8 +137,6 @@ class Outlines:
 
     def _short(self, chats: Sequence[Conversation]) -> Iterator[tuple[int, list[Rendered], Outline]]:
         """(number, its texts, how they were made) of every conversation whose outline the template confirms."""
-        planned: list[tuple[int, list[Rendered], Outline]] = []
-        wanted: list[list[Message]] = []
         for number, chat in enumerate(chats if self.on else ()):
             outline = self._outline(chat)
             if outline is None:
@@ -145,16 +144,12 @@ class Outlines:
             contents = [message["content"] for message in chat.messages]
             for index in outline.trimmed:
                 contents[index] = contents[index].strip()
-            planned.append((number, [frame.fill(contents, chat) for frame in outline.frames], outline))
-            wanted += [chat.messages[: frame.row.turn + 1] for frame in outline.frames]
-        try:
-            texts = iter(apply_template(self.incremental.tokenizer, wanted, False) if wanted else ())
-        except Exception:  # a template refuses a row: turn by turn it is found and named
-            return
-        for number, rows, outline in planned:
-            # All texts are taken, so that the next conversation gets its own.
-            alike = [next(texts) == row.text + frame.tail for row, frame in zip(rows, outline.frames, strict=True)]
-            if all(alike):
+            rows = [frame.fill(contents, chat) for frame in outline.frames]
+            try:
+                texts = [self.template(chat.messages[: row.turn + 1]) for row in rows]
+            except Exception:  # the template refuses the row: turn by turn it is named
+                continue
+            if texts == [row.text + frame.tail for row, frame in zip(rows, outline.frames, strict=True)]:
                 yield number, rows, outline
 
     def _outline(self, chat: Conversation) -> Outline | None:
@@ -222,7 +217,7 @@ def _frame(row: Rendered, full: str) -> Frame | None:
     return Frame(_MARK.split(row.text)[0::2], order, edges, tail, row)
 
 
-def tested(template: str) -> tuple[str, ...]:
+def looked_for(template: str) -> tuple[str, ...]:
     """What a template looks for in texts (`'</think>' in content`): such contents may change its frame.
 
     White space and the names of a message's keys are left out. This only says which rows cannot go the short way for

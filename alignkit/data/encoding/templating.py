@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from alignkit.data.rows import Message
@@ -40,6 +40,22 @@ def _call(tokenizer: Any, batch: Sequence[Sequence[Message]], generation: bool, 
         [list(messages) for messages in batch], tools=tools, tokenize=False, add_generation_prompt=generation
     )
     return texts
+
+
+def compiled_template(tokenizer: Any) -> Callable[[list[Message]], str]:
+    """The template as a function of messages that have a role and a text and nothing else; no generation prompt.
+
+    Such messages need none of what transformers does to others before it renders them, which costs half as much again.
+    Whoever calls this compares with `apply_template` now and then.
+    """
+    try:
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        template = _compile_jinja_template(tokenizer.get_chat_template())
+    except Exception:  # another transformers keeps its environment elsewhere, or the template is no Jinja
+        return lambda messages: apply_template(tokenizer, [messages], False)[0]
+    names = {"tools": None, "documents": None, "add_generation_prompt": False, **tokenizer.special_tokens_map}
+    return lambda messages: str(template.render(names, messages=messages))
 
 
 def _arguments(messages: Sequence[Message], *, as_text: bool) -> list[Message]:

@@ -30,6 +30,7 @@ class Encoder:
         self.prefix = plain_prefix(tokenizer)
         self.code = token_code(tokenizer)
         self.fast = FastTokens.of(tokenizer, self.prefix, self.code) if short else None
+        self._lead = _lead(tokenizer)
         self._last_tokens: dict[str, int] = {}
         self._cut_always = not tokenizer.is_fast  # no offsets: cutting is the only exact way
 
@@ -98,23 +99,37 @@ class Encoder:
         return self._last_tokens[tail]
 
     def _encode_in_pieces(self, rows: Sequence[Rendered]) -> list[Encoded]:
-        """Rows cut at the edges of their spans, all pieces tokenised in one batch."""
-        pieces: list[tuple[int, str, bool]] = []
+        """Rows cut at the edges of their spans, all pieces tokenised in one batch.
+
+        Before every piece but a row's first one a special token is put, and taken off its tokens: a tokenizer may write
+        a space at the beginning of a text that does not stand there in the middle of one. After an answer it is the
+        token that ends it, which may swallow the white space that follows.
+        """
+        pieces: list[tuple[int, str, str, bool]] = []
         for number, row in enumerate(rows):
             at = 0
             for start, end in row.spans or []:
-                pieces += [(number, row.text[at:start], False), (number, row.text[start:end], True)]
+                pieces += [
+                    (number, self._ending(row.text, at), row.text[at:start], False),
+                    (number, self._lead if start else "", row.text[start:end], True),
+                ]
                 at = end
-            pieces.append((number, row.text[at:], False))
-        pieces = [piece for piece in pieces if piece[1]]
-        batch = self._tokenize([text for _, text, _ in pieces])["input_ids"] if pieces else []
+            pieces.append((number, self._ending(row.text, at), row.text[at:], False))
+        pieces = [piece for piece in pieces if piece[2]]
+        batch = self._tokenize([lead + text for _, lead, text, _ in pieces])["input_ids"] if pieces else []
         ids: list[list[int]] = [[] for _ in rows]
         spans: list[list[tuple[int, int]]] = [[] for _ in rows]
-        for (number, _, trained), tokens in zip(pieces, batch, strict=True):
+        for (number, lead, _, trained), found in zip(pieces, batch, strict=True):
+            tokens = found[1:] if lead else found
             if trained:
                 spans[number].append((len(ids[number]), len(ids[number]) + len(tokens)))
             ids[number].extend(tokens)
         return [self._finish(row, ids[number], spans[number]) for number, row in enumerate(rows)]
+
+    def _ending(self, text: str, end: int) -> str:
+        """The special token that ends `text[:end]`, or else any; nothing at the beginning of a text."""
+        found = (match[0] for match in self.special.finditer(text, max(0, end - TAIL), end) if match.end() == end)
+        return next(found, self._lead) if end else ""
 
     def _finish(self, row: Rendered, ids: list[int], spans: list[tuple[int, int]]) -> Encoded:
         """Prefix, eos and labels around the tokens of a text."""
@@ -163,6 +178,14 @@ def prompt_ids(tokenizer: Any, prompt: Sequence[Message] | str, tools: Tools = N
     """What generation starts from, as tokens: the same as the tokens before the answer in training."""
     ids = list(tokenizer(prompt_text(tokenizer, prompt, tools), add_special_tokens=False, verbose=False)["input_ids"])
     return plain_prefix(tokenizer) + ids if isinstance(prompt, str) else ids
+
+
+def _lead(tokenizer: Any) -> str:
+    """A special token that leaves the text after it as it is; empty when there is none."""
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special and not token.rstrip and not token.single_word:
+            return str(token)
+    return ""
 
 
 def plain_prefix(tokenizer: Any) -> list[int]:

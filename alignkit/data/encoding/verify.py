@@ -23,7 +23,8 @@ class Verifier:
         self.tokenizer = tokenizer
         self.bos: int | None = tokenizer.bos_token_id
         self.ends = special_ids(tokenizer)
-        self.opener = None if train_on == "all" else opener(tokenizer)
+        self.every = train_on == "all"
+        self.opener = None if self.every else opener(tokenizer)
 
     def fault(self, ids: Sequence[int], labels: Sequence[int], where: str, raw_text: bool) -> Fault | None:
         """What is wrong with a row, or None. ``ids``, ``labels``: as in Encoded, both (T,).
@@ -49,12 +50,14 @@ class Verifier:
                 instead="Give it an answer (an assistant turn after a question) of a weight above 0, or leave it out.",
             )
         while not raw_text and start >= 0:
-            end = mask.find(0, start)
+            begin, end = start, mask.find(0, start)
             end = len(mask) if end < 0 else end
-            found = self._stretch(ids, start, end, where)
+            start = mask.find(1, end)
+            if self.every and start >= 0:  # what is trained around answers ends anywhere, only the row's end counts
+                continue
+            found = self._stretch(ids, begin, end, where)
             if found is not None:
                 return found
-            start = mask.find(1, end)
         return None
 
     def _stretch(self, ids: Sequence[int], start: int, end: int, where: str) -> Fault | None:
@@ -92,7 +95,8 @@ def opener(tokenizer: Any) -> int | None:
         [said] = apply_template(tokenizer, [PROBE], False)
     except Exception:  # a template is the model author's program: it may raise anything
         return None
-    if not asked.startswith(said):
-        return None
-    ids = tokenizer(asked[len(said) :], add_special_tokens=False)["input_ids"]
-    return int(ids[0]) if ids and ids[0] in special_ids(tokenizer) and ids[0] != tokenizer.eos_token_id else None
+    asked_ids, said_ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (asked, said))
+    # Where both stop being the same: a template may end the second text with eos.
+    pairs = zip(asked_ids, [*said_ids, *[None] * len(asked_ids)], strict=False)
+    first = next((left for left, right in pairs if left != right), None)
+    return int(first) if first in special_ids(tokenizer) and first != tokenizer.eos_token_id else None

@@ -90,7 +90,7 @@ class Examined:
     def lines(self, max_length: int, rule: str) -> list[str]:
         """What a person reads: a summary, then each kind of fault with its rows and what to do."""
         read = f"{self.read:,} row{'' if self.read == 1 else 's'} read"
-        said = [f"{self.name}: {self.said or 'no row is in a known format'}"]
+        said = [f"{self.name}: {self.said or ('no row is in a known format' if self.read else 'no rows')}"]
         if not self.groups:
             said.append(f"{read}, no row has a fault" if self.refused is not None else f"ok: {read}, nothing is wrong")
         else:

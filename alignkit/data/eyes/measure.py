@@ -12,7 +12,7 @@ from typing import Any
 from alignkit.config.sections import Data
 from alignkit.data.encoding.documents import DocumentEncoder, Done
 from alignkit.data.encoding.templating import apply_template
-from alignkit.data.eyes.tokens import turn_edges
+from alignkit.data.eyes.edges import turn_edges
 from alignkit.data.eyes.views import names
 from alignkit.data.eyes.walk import Found
 from alignkit.data.rows import Conversation
@@ -39,7 +39,7 @@ class Measurer:
     def __init__(self, section: Data, tokenizer: Any) -> None:
         self.section = section
         self.encoder = DocumentEncoder(section, tokenizer)
-        self.lengths: array[int] = array("l")
+        self.lengths: array[int] = array("i")
         """Tokens of every text so far, before anything was cut."""
 
     def dropped(self) -> Counter[str]:

@@ -36,7 +36,7 @@ def preview(
     """Looks at ``n`` rows of each source: the first, those from number ``row`` on (1 is the first row), or with a
     ``seed`` rows drawn at random from the whole source, in their order.
 
-    Raises RequestError when a source has no row to show.
+    Raises RequestError when a source has no row to show, or is in no known format.
     """
     viewer = Viewer(section, tokenizer)
     done = Preview()
@@ -44,6 +44,8 @@ def preview(
         chosen = list(_drawn(walk, n, seed) if seed is not None else islice(walk, (row or 1) - 1, (row or 1) - 1 + n))
         if not chosen:
             raise RequestError(_nothing(walk, row))
+        if walk.gave_up and chosen[-1].fault is not None:  # the columns, or an option about them
+            raise RequestError(chosen[-1].fault)
         done.said.append(walk.said)
         done.looks += [look for found in chosen for look in _looks(found, viewer, walk)]
     return done

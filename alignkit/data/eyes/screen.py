@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OPEN, CLOSE = "⟦", "⟧"
 """Around trained text where there is no colour. They stand in hardly any text, so `grep ⟦` finds trained lines."""
 BREAK = "⏎"
-ROLE_WIDTH = 12
+ROLE_WIDTH = 13
 HEAD, TAIL = 1100, 500
 """Characters of a long turn that are shown at its beginning and its end, unless all of it is asked for."""
 
@@ -56,7 +56,7 @@ def legend(style: Style) -> list[tuple[str, str]]:
 def title(look: Look, tokens: bool) -> str:
     """`sft.jsonl line 3 · conversation · 342 tokens, 310 trained (91%)`."""
     parts = [look.where, look.kind]
-    if len(look.views) == 1:
+    if len(look.views) == 1 and (look.views[0].tokens or not tokens):
         parts.append(counts(look.views[0], tokens))
     return " · ".join(parts)
 
@@ -65,8 +65,9 @@ def counts(view: View, tokens: bool) -> str:
     """How long a view is, and how much of it is trained."""
     if not tokens:
         return _number(view.characters, "character")
-    share = f" ({view.trained / view.tokens:.0%})" if view.tokens else ""
-    return f"{_number(view.tokens, 'token')}, {view.trained:,} trained{share}"
+    if not view.trained:
+        return f"{_number(view.tokens, 'token')}, none trained"
+    return f"{_number(view.tokens, 'token')}, {view.trained:,} trained ({view.trained / view.tokens:.0%})"
 
 
 def lines(look: Look, style: Style) -> Iterator[str]:
@@ -150,7 +151,7 @@ def _laid_out(turn: Turn, style: Style) -> Iterator[tuple[str, list[Piece]]]:
     """(margin, pieces) for each line of a turn; the margin says role and count once, and the loss weight below."""
     count = turn.tokens if style.tokens else turn.characters
     number = f"{count:,}" if count or not style.tokens else ""  # a row that cannot be tokenised is shown as text
-    margin = f"{visible(turn.role)[: ROLE_WIDTH + 4]:>{ROLE_WIDTH}} {number:>7}"
+    margin = f"{_role(turn.role):>{ROLE_WIDTH}} {number:>7}"
     weights = [weight for weight in turn.weights if weight != 1]
     below = [f"{'loss ×' + '/'.join(f'{w:g}' for w in turn.weights):>{ROLE_WIDTH + 8}}"] if weights else []
     for place, line in enumerate(_lines(turn, style)):
@@ -171,6 +172,11 @@ def _lines(turn: Turn, style: Style) -> Iterator[list[Piece]]:
     yield from _split(_stretch(turn.pieces, 0, HEAD))
     yield [Piece(f"[… {left:,} characters are not shown; --full shows them …]")]
     yield from _split(_stretch(turn.pieces, HEAD + left, turn.characters))
+
+
+def _role(role: str) -> str:
+    shown = visible(role)
+    return shown if len(shown) <= ROLE_WIDTH else f"{shown[: ROLE_WIDTH - 1]}…"
 
 
 def _split(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:

@@ -41,13 +41,13 @@ class Stats:
     documents: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
-    turns: array[int] = field(default_factory=lambda: array("l"))
-    characters: array[int] = field(default_factory=lambda: array("l"))
+    turns: array[int] = field(default_factory=lambda: array("i"))
+    characters: array[int] = field(default_factory=lambda: array("q"))
     tokens: dict[str, array[int]] = field(default_factory=dict)
     """Tokens of every text before anything is cut, by the text's name (chosen, rejected; or empty)."""
-    kept: array[int] = field(default_factory=lambda: array("l"))
+    kept: array[int] = field(default_factory=lambda: array("i"))
     """Tokens of every text that is trained on, after the rule for long rows."""
-    trained: array[int] = field(default_factory=lambda: array("l"))
+    trained: array[int] = field(default_factory=lambda: array("i"))
     """The tokens of each that carry loss."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Texts that are not trained on, by reason."""
@@ -136,7 +136,7 @@ def _of_source(walk: Walk, section: Data, tokenizer: Any | None, near: float | N
         stats.max_length, stats.rule = section.max_length, section.overlength
         measurer = Measurer(section, tokenizer)
         rows = measurer.walk(walk)
-    seen: set[bytes] = set()
+    hashes = bytearray()
     told: list[tuple[str, str]] = []
     sample = _Sample(SAMPLE)
     for found, measure in counted(rows, stats.name):
@@ -147,12 +147,15 @@ def _of_source(walk: Walk, section: Data, tokenizer: Any | None, near: float | N
         stats.left_out += not found.documents
         for document in found.documents:
             _count(stats, document, walk.short(document.where), sample)
-            digest = content_hash(document)
-            stats.exact += digest in seen
-            seen.add(digest)
+            hashes += content_hash(document)
             if near is not None:
                 told.append(comparable(document))
         _lengths(stats, walk.short(found.where), measure)
+    if hashes:
+        from alignkit.data.mixing.duplicates import exact
+        from alignkit.data.store.layout import hash_numbers
+
+        stats.exact = stats.documents - int(exact(hash_numbers(bytes(hashes))).sum())
     if near is not None:
         stats.near = _near(told, near)
     _roles(stats, sample.kept, tokenizer)
@@ -186,7 +189,7 @@ def _count(stats: Stats, document: Document, where: str, sample: _Sample) -> Non
 
 def _lengths(stats: Stats, where: str, measure: Measure) -> None:
     for name, length in measure.lengths:
-        stats.tokens.setdefault(name, array("l")).append(length)
+        stats.tokens.setdefault(name, array("i")).append(length)
     stats.kept.extend(measure.kept)
     stats.trained.extend(measure.trained)
     if measure.lengths:

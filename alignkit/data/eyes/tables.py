@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from alignkit.data.eyes.stats import Stats, spread
 
 BINS = 10
+FEWEST = 10
+"""Fewer texts make no histogram."""
 BAR = 32
 """Width of the longest bar of the histogram, in characters."""
 
@@ -29,7 +31,7 @@ def tables(stats: Stats) -> Iterator[Table]:
     if len(lengths) > 1:
         yield Table("per row", lengths, right=tuple(range(1, 7)))
     every = [length for one in stats.tokens.values() for length in one] if stats.has_tokens else stats.characters
-    if len(set(every)) > 1:
+    if len(every) >= FEWEST and len(set(every)) > 1:
         unit = "tokens" if stats.has_tokens else "characters"
         yield Table(f"{unit} of a text, and how many texts", histogram(every), right=(0, 2))
     if stats.roles:

@@ -12,9 +12,10 @@ from alignkit.config.sections import Data
 from alignkit.data.encoding.documents import DocumentEncoder, Done, Part
 from alignkit.data.encoding.rendered import Rendered
 from alignkit.data.encoding.sides import sides
-from alignkit.data.encoding.templating import apply_template, special_ids
+from alignkit.data.encoding.templating import special_ids
+from alignkit.data.eyes.edges import turn_edges
 from alignkit.data.eyes.views import KINDS, Look, Piece, Turn, View, facts, names, plain_views, sentence
-from alignkit.data.rows import UNTRAINED, Completion, Conversation, Document, Encoded, Message, Prompt, Text
+from alignkit.data.rows import UNTRAINED, Completion, Conversation, Document, Encoded, Prompt, Text
 from alignkit.errors import Fault, RequestError
 
 ENDLESS = 1 << 40
@@ -180,7 +181,8 @@ def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def token_starts(decoded: Sequence[str], text: str) -> list[int]:
-    """Where in `text` each token begins. What stands before or behind the text (a BOS, an eos) is put at its edge."""
+    """Where in `text` each token begins, its leading space not counted: that may belong to what stands before. What
+    stands before or behind the text (a BOS, an eos) is put at its edge."""
     starts = []
     at = 0
     for said in decoded:
@@ -188,60 +190,6 @@ def token_starts(decoded: Sequence[str], text: str) -> list[int]:
         if found < 0:  # a token that the text does not hold: added around it, or written otherwise by the tokenizer
             starts.append(min(at, len(text)))
             continue
-        starts.append(found)
+        starts.append(found + (len(said) - len(said.lstrip()) if said.strip() else 0))
         at = found + len(said)
     return starts
-
-
-def turn_edges(tokenizer: Any, messages: Sequence[Message], text: str, tools: Any = None) -> list[tuple[str, int]]:
-    """(role, where its text begins) for every turn that can be told apart in a rendered conversation.
-
-    A template that refuses a conversation's beginning, or writes it otherwise when more follows, leaves turns that
-    cannot be told apart: they come out as one, "system + user".
-    """
-    edges: list[tuple[str, int]] = []
-    roles: list[str] = []
-    at = 0
-    for count, message in enumerate(messages, 1):
-        roles.append(str(message["role"]))
-        end = len(text) if count == len(messages) else _prefix(tokenizer, messages[:count], text, tools)
-        if end is None or end <= at:
-            continue
-        edges.append((" + ".join(dict.fromkeys(roles)), at))
-        roles, at = [], end
-    if roles and edges:  # the last turns have no text of their own
-        edges[-1] = (" + ".join(dict.fromkeys([*edges[-1][0].split(" + "), *roles])), edges[-1][1])
-    head = _head(tokenizer, messages, text, tools) if len(messages) and messages[0]["role"] == "user" else 0
-    if head and edges and (len(edges) == 1 or head < edges[1][1]):
-        edges = [("template", 0), (edges[0][0], head), *edges[1:]]
-    return edges
-
-
-def _prefix(tokenizer: Any, messages: Sequence[Message], text: str, tools: Any) -> int | None:
-    """How much of `text` the first messages make up; None when the template does not say."""
-    try:
-        said = _apply(tokenizer, messages, tools)
-    except Exception:  # a template is a program of the model's author
-        return None
-    return len(said) if text.startswith(said) else None
-
-
-def _head(tokenizer: Any, messages: Sequence[Message], text: str, tools: Any) -> int:
-    """The length of what the template writes before the first user turn on its own: a BOS, a default system prompt."""
-    reply = {"role": "assistant", "content": "x"}
-    try:
-        alone, answered, again = (
-            _apply(tokenizer, said, tools)
-            for said in ([messages[0]], [messages[0], reply], [messages[0], reply, messages[0]])
-        )
-    except Exception:
-        return 0
-    turn = again[len(answered) :]
-    if not (again.startswith(answered) and turn and alone.endswith(turn)):
-        return 0
-    head = len(alone) - len(turn)
-    return head if text.startswith(alone[:head]) else 0
-
-
-def _apply(tokenizer: Any, messages: Sequence[Message], tools: Any) -> str:
-    return apply_template(tokenizer, [messages], False, [tools] if tools else None)[0]

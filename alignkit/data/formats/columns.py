@@ -160,5 +160,5 @@ def near(name: str, names: Iterable[str], called: str = "Its columns are") -> st
     names = list(names)
     meant = get_close_matches(name, names, n=1, cutoff=0.6)
     meant = meant or [other for other in names if other.lower() == name.lower()]
-    lead = f"`{meant[0]}`? " if meant else ""
+    lead = f"Did you mean `{meant[0]}`? " if meant else ""
     return f"{lead}{called.rstrip(':')}: {', '.join(names) or '(none)'}."

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignkit.data.formats.cells import as_bool, bad, cell, number, shown
 from alignkit.data.formats.messages import read_turns
-from alignkit.data.formats.order import check_answer, check_order, check_prompt
+from alignkit.data.formats.order import CUT, check_answer, check_order, check_prompt
 from alignkit.data.formats.shapes import (
     ASKS,
     CHATS,
@@ -23,6 +23,7 @@ from alignkit.data.formats.shapes import (
     with_system,
 )
 from alignkit.data.rows import Feedback, Message, Preference, Row, Said
+from alignkit.errors import RequestError
 
 Values = Mapping[str, Any]
 
@@ -85,8 +86,11 @@ def find_preference(values: Values) -> Shape | None:
 
 
 def _begins(value: Any, column: str) -> str:
-    """The role that a column of messages begins with."""
-    return str(read_turns(value, column, "the first row", Counter()).messages[0]["role"])
+    """The role that a column of messages begins with; what is wrong with them is said when the row is read."""
+    try:
+        return str(read_turns(value, column, "", Counter()).messages[0]["role"])
+    except RequestError:
+        return ""
 
 
 def read_preference(row: Row, shape: Shape, notes: Counter[str]) -> Preference:
@@ -140,11 +144,12 @@ def _conversations(
         while kept and kept[-1]["role"] != "assistant":
             kept.pop()
         if len(kept) < len(answer):
-            notes["turns after the last answer left out"] += 1
+            notes[CUT] += 1
         for message in kept:
             if message["role"] == "assistant":
                 check_answer(message, f"{row.where}, column `{shape.column(part)}`")
         ends.append(kept)
+    _differ(ends[0], ends[1], row, shape.column("chosen"), shape.column("rejected"))
     return with_system(row, shape, prompt), ends[0], ends[1]
 
 
@@ -252,6 +257,7 @@ def read_feedback(row: Row, shape: Shape, notes: Counter[str]) -> Feedback:
 
 
 def check_exchange(row: Row, prompt: list[Message], answer: list[Message], column: str) -> None:
+    """A prompt and one answer to it: in order, the answer the assistant's and not empty."""
     check_prompt(prompt, row.where, column)
     check_order(prompt + answer, row.where)
     if not answer or answer[-1]["role"] != "assistant":

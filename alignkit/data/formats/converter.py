@@ -15,8 +15,8 @@ from alignkit.data.formats.table import FORMATS, NAMES, recognise_columns
 from alignkit.data.rows import Completion, Conversation, Document, Kind, Labelled, Message, Row, Text
 from alignkit.errors import RequestError
 
-SHAPES = 1000
-"""Sets of columns that are remembered."""
+BESIDE = frozenset({"system", "tools", "answer", "history", "input", "chosen_score", "rejected_score", "margin"})
+"""Parts that a row may leave out."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Converter:
     shape: Shape
     kind: Kind
     columns: Columns
-    first: tuple[str, ...]
+    first: frozenset[str]
     """The columns of the first row, by our names."""
     system: str | None
     said: str
@@ -39,9 +39,6 @@ class Converter:
     wants: Kind | None = None
     forced: str | None = None
     notes: Counter[str] = field(default_factory=Counter)
-    shapes: dict[tuple[str, ...], tuple[Shape, list[str]]] = field(default_factory=dict, repr=False)
-    """Names of columns, as rows have had them, to their shape and to those that the first row lacks and nothing reads:
-    rows of a JSONL file may leave out what they have not."""
 
     @property
     def name(self) -> str:
@@ -76,41 +73,33 @@ class Converter:
             raise self.columns.theirs(error) from None
 
     def _documents(self, row: Row) -> list[Document]:
-        names = tuple(row.values)
-        found = self.shapes.get(names)
-        if found is None:
-            found = self._other_columns(row, names)
-        shape, unread = found
+        shape = self.shape if row.values.keys() == self.first else self._other_columns(row)
         document = FORMATS[self.format].read(row, shape, self.notes)
-        for name in unread:
-            count(self.notes, f"rows with a column `{name}`, which the first row lacks and nothing reads")
         if self.system:
-            document = with_system(document, self.system)
+            document = _introduced(document, self.system)
         if isinstance(document, Conversation) and self.kind == "demonstration":
             document = answered(document, self.notes)
         if self.found == self.kind:
             return [document]
         return CONVERSIONS[self.found, self.kind][0](document, self.notes)
 
-    def _other_columns(self, row: Row, names: tuple[str, ...]) -> tuple[Shape, list[str]]:
-        """The shape of rows with other columns than the first: the same, with what may stand beside it. Raises
-        RequestError where these columns make another format, since a guess would train on the wrong thing."""
+    def _other_columns(self, row: Row) -> Shape:
+        """The shape of a row with other columns than the first: the same, with what may stand beside it, since a row of
+        a JSONL file may leave out what it has not. Raises RequestError where the columns make another format."""
         shape = self.shape
-        if all(column in row.values for column in shape.parts.values()):
-            other, found = recognise_columns(row, self.wants, self.forced)
-            if FORMATS[other].read is not FORMATS[self.format].read or found.plain != shape.plain:
-                extra = ", ".join(f"`{name}`" for name in names if name not in self.first)
-                what = f"would be read as {found.name} by its columns ({extra or ', '.join(names)}), the first row as "
-                raise bad(row.where, f"{what}{shape.name}", "Give all rows the same columns, or split the file.")
-        else:
-            optional = FORMATS[self.format].find(row.values)
-            found = shape if optional is None else optional
-        shape = replace(shape, parts={**found.parts, **shape.parts})
-        unread = [name for name in names if name not in self.first and name not in shape.parts.values()]
-        if len(self.shapes) >= SHAPES:
-            self.shapes.clear()
-        self.shapes[names] = shape, unread
-        return shape, unread
+        if any(column not in row.values for part, column in shape.parts.items() if part not in BESIDE):
+            return shape  # what reads it will say what is missing
+        name, found = recognise_columns(row, self.wants, self.forced)
+        new = [column for column in row.values if column not in self.first]
+        if FORMATS[name].read is not FORMATS[self.format].read or found.plain != shape.plain:
+            columns = ", ".join(f"`{column}`" for column in new) or ", ".join(row.values)
+            what = f"would be read as {found.name} by its columns ({columns}), the first row as {shape.name}"
+            raise bad(row.where, what, "Give all rows the same columns, or split the file.")
+        parts = {**found.parts, **shape.parts}
+        for column in new:
+            if column not in parts.values():
+                count(self.notes, f"rows with a column `{column}`, which the first row lacks and nothing reads")
+        return replace(shape, parts=parts)
 
 
 def plan(source: DataSource, wants: Kind | None, first: Row) -> Converter:
@@ -129,27 +118,15 @@ def plan(source: DataSource, wants: Kind | None, first: Row) -> Converter:
     name, shape = recognise_columns(row, wants, source.format)
     kind = FORMATS[name].kind
     raw = name == "text"
-    if wants not in (None, kind) and ((kind, wants) not in CONVERSIONS or (raw and wants == "prompt")):
-        raise RequestError(refusal(kind, wants, f"{shape.name} ({_listed(shape, row, columns)})", where=first.where))
     said = f"{shape.name} ({_listed(shape, row, columns)})"
+    if wants not in (None, kind) and ((kind, wants) not in CONVERSIONS or (raw and wants == "prompt")):
+        raise RequestError(refusal(kind, wants, said, where=first.where))
     if wants is not None and wants != kind:
         said += f" → {CONVERSIONS[kind, wants][1]}"
     if source.system and shape.plain:
         said += "; data.system is not used, since there is no conversation"
-    names = tuple(row.values)
-    shapes: dict[tuple[str, ...], tuple[Shape, list[str]]] = {names: (shape, [])}
-    return Converter(
-        name,
-        shape,
-        wants or kind,
-        columns,
-        names,
-        source.system,
-        said,
-        wants=wants,
-        forced=source.format,
-        shapes=shapes,
-    )
+    first_columns = frozenset(row.values)
+    return Converter(name, shape, wants or kind, columns, first_columns, source.system, said, wants, source.format)
 
 
 def _listed(shape: Shape, row: Row, columns: Columns) -> str:
@@ -160,7 +137,7 @@ def _listed(shape: Shape, row: Row, columns: Columns) -> str:
     return f"{text}; ignored: {', '.join(ignored)}" if ignored else text
 
 
-def with_system(document: Document, system: str) -> Document:
+def _introduced(document: Document, system: str) -> Document:
     """The document with a system prompt before its conversation, unless that has one or there is none."""
     if isinstance(document, Completion | Text | Labelled):
         return document

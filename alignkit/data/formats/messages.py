@@ -67,7 +67,7 @@ def read_turns(value: Any, column: str, where: str, notes: Counter[str]) -> Turn
     if isinstance(value, str):
         value = _parsed(value, column, where)
     if one_message(value):
-        value = [value]
+        value = _columns_of_messages(value) or [value]
     if not isinstance(value, list):
         raise bad(where, f"column `{column}` holds {kind_of(value)}, and must be a list of messages")
     if not value:
@@ -92,6 +92,14 @@ def read_turns(value: Any, column: str, where: str, notes: Counter[str]) -> Turn
                 weights = [float("nan")] * len(value)
             weights[len(messages) - 1] = weight
     return Turns(messages, _settled(messages, weights, notes))
+
+
+def _columns_of_messages(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """A conversation held as one list per key, as `datasets` stores a Sequence of objects; None for anything else."""
+    lists = list(value.values())
+    if not all(isinstance(column, list) and len(column) == len(lists[0]) for column in lists):
+        return None
+    return [dict(zip(value, turn, strict=True)) for turn in zip(*lists, strict=True)]
 
 
 def _parsed(text: str, column: str, where: str) -> Any:

@@ -75,7 +75,10 @@ def turns(row: Row, shape: Shape, part: str, role: str, notes: Counter[str]) -> 
         return read_turns(value, column, row.where, notes)
     text = string(row, column)
     if part in shape.transcripts:
-        return Turns(read_transcript(text, column, row.where), None)
+        messages = read_transcript(text, column, row.where)
+        if part == "prompt" and messages[-1] == {"role": "assistant", "content": ""}:
+            messages.pop()  # it asks for the answer
+        return Turns(messages, None)
     # What follows "Assistant:" begins with the space after the colon.
     return Turns([{"role": role, "content": text.strip() if shape.transcripts else text}], None)
 

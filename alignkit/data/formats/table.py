@@ -141,7 +141,7 @@ def format_fault(name: str | None, where: str = "data.format") -> Fault | None:
     if name is None or name in FORMATS:
         return None
     near = get_close_matches(name, FORMATS, n=1, cutoff=0.5)
-    lead = f"`{near[0]}`? " if near else ""
+    lead = f"Did you mean `{near[0]}`? " if near else ""
     return Fault(where=where, what=f"there is no format `{name}`", instead=f"{lead}Formats: {', '.join(FORMATS)}.")
 
 

@@ -13,15 +13,11 @@ _ROLES = {"Human": "user", "Assistant": "assistant", "System": "system"}
 
 def is_transcript(value: object) -> bool:
     """Whether a text is such a conversation: it begins with a turn and holds one of the assistant."""
-    return (
-        isinstance(value, str)
-        and value.lstrip()[:7] in ("Human: ", "Human:\n", "Human:", "System:")
-        and "\n\nAssistant:" in value
-    )
+    return isinstance(value, str) and value.lstrip().startswith(("Human:", "System:")) and "\n\nAssistant:" in value
 
 
 def read_transcript(text: str, column: str, where: str) -> list[Message]:
-    """The turns of a transcript, white space around them taken off; an open "Assistant:" at the end is no turn.
+    """The turns of a transcript, white space around them taken off. An open "Assistant:" at the end is an empty answer.
 
     Raises RequestError where something stands before the first turn, or none is there.
     """
@@ -33,10 +29,7 @@ def read_transcript(text: str, column: str, where: str) -> list[Message]:
             "Write every turn as a blank line, then Human: or Assistant:, then the text.",
         )
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    turns = [
+    return [
         {"role": _ROLES[mark[1]], "content": text[mark.end() : end].strip()}
         for mark, end in zip(marks, ends, strict=True)
     ]
-    if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
-        turns.pop()
-    return turns

@@ -71,8 +71,10 @@ def writing(key: str) -> Iterator[Path | None]:
                 _publish(temporary, root / key)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-            (root / f"{key}.lock").unlink(missing_ok=True)
+                (root / f"{key}.lock").unlink(missing_ok=True)
     except OSError as error:
+        if error.filename is not None and not _related(Path(os.fsdecode(error.filename)), root):
+            raise  # of the source, not of the cache
         raise RunError(
             f"Tokenized data could not be kept in {root}: {error.strerror or error}. "
             "Free some of that disk, or set XDG_CACHE_HOME to a directory on another."
@@ -100,8 +102,8 @@ def prune(keep: str = "", limit: float | None = None) -> list[Path]:
         with suppress(OSError):
             size = sum(file.stat().st_size for file in manifest.parent.iterdir())
             stores.append((manifest.stat().st_mtime, size, manifest.parent))
-    for leftover in root.glob(".writing-*"):
-        _sweep(root, leftover)
+    for lock in root.glob("*.lock"):
+        _sweep(lock)
     total = sum(size for _, size, _ in stores)
     removed = []
     for _, size, directory in sorted(stores):
@@ -111,6 +113,11 @@ def prune(keep: str = "", limit: float | None = None) -> list[Path]:
             removed.append(directory)
             total -= size
     return removed
+
+
+def _related(path: Path, root: Path) -> bool:
+    """Whether a path lies in the cache or on the way to it."""
+    return path == root or root in path.parents or path in root.parents
 
 
 def _limit() -> float:
@@ -137,16 +144,15 @@ def _remove(directory: Path) -> bool:
     return True
 
 
-def _sweep(root: Path, leftover: Path) -> None:
+def _sweep(lock: Path) -> None:
     """Remove what a killed process left, unless its key is being written now."""
-    lock = root / f"{leftover.name.removeprefix('.writing-')}.lock"
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(lock, os.O_RDWR)
     except OSError:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(lock.with_name(f".writing-{lock.stem}"), ignore_errors=True)
         lock.unlink(missing_ok=True)
     except OSError:
         return

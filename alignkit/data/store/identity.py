@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import date
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,6 +50,7 @@ def store_key(
         "on_error": section.on_error,
         "wants": wants,
         "tokenizer": tokenizer_digest(tokenizer),
+        "day": date.today().isoformat() if _writes_the_date(tokenizer) else None,
         "code": code_digest(),
         "libraries": {name: _version(name) for name in LIBRARIES},
     }
@@ -77,6 +79,11 @@ def tokenizer_digest(tokenizer: Any) -> str:
         [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token", "split_special_tokens")],
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _writes_the_date(tokenizer: Any) -> bool:
+    """Whether the template asks for the time, so that the same row is another text tomorrow."""
+    return "strftime_now" in json.dumps(tokenizer.chat_template)
 
 
 @cache

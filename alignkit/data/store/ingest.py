@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ BLOCK = 2_000_000
 """Bytes of a part, about."""
 WORTH_WORKERS = 8_000_000
 """Bytes from which on starting other processes pays."""
+MOST = 16
+"""Processes that are started by themselves: one process writes what all of them make, and is busy with that many."""
+SIGN_OF_LIFE = 30.0
+"""Seconds between lines about how far it is."""
 TRIED = 20
 """Rows that are tried for their format, where rows that cannot be used are skipped."""
 
@@ -144,10 +149,14 @@ def _run(job: Job, found: Iterator[Part], processes: int, directory: Path, place
         StoreWriter(directory, token_type(len(job.tokenizer))) as writer,
         closing(workers.run(found, job, processes, directory)) as done,
     ):
+        said = time.monotonic()
         for packed in done:
             if packed.fault:
                 raise RequestError(packed.fault)
             writer.append(packed)
+            if time.monotonic() - said > SIGN_OF_LIFE:
+                said = time.monotonic()
+                log.say(f"{writer.tally.read:,} rows of {place.said} tokenized …")
         writer.finish(
             {
                 "files": [str(file) for file in place.files],
@@ -201,12 +210,12 @@ def _planned(found: _Replayed, source: DataSource, wants: Kind, *, skip: bool) -
 
 def _processes(section: Data, found: _Replayed) -> int:
     """How many processes are worth it: one for what is read sooner than they are started."""
-    wanted = workers.cores() if section.processes == "auto" else section.processes
+    wanted = min(MOST, workers.cores()) if section.processes == "auto" else section.processes
     if wanted < 2:
         return 1
     size = sum(part.size for part in found.seen)
     for part in found.walk():
-        if size >= WORTH_WORKERS:
-            break
         size += part.size
-    return wanted if size >= WORTH_WORKERS else 1
+        if size >= WORTH_WORKERS and len(found.seen) >= wanted:
+            break
+    return min(wanted, len(found.seen)) if size >= WORTH_WORKERS else 1

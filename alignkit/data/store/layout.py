@@ -5,7 +5,6 @@ Legend: T tokens, R rows, D documents, N rows before any was dropped or cut (N >
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ ARRAYS: dict[str, Any] = {
     "place_numbers": np.int64,  # (D,) line or row number; -1: the name says it all
 }
 
-_NUMBERED = re.compile(r"(.* (?:line|row|document) )(\d{1,18})", re.DOTALL)
+_COUNTED = (" line", " row")
 
 
 def token_type(vocabulary: int) -> Any:
@@ -44,11 +43,11 @@ def token_type(vocabulary: int) -> Any:
 
 def split_where(where: str) -> tuple[str, int]:
     """`"chats.jsonl line 17"` as `("chats.jsonl line ", 17)`; -1 where no number ends it."""
-    match = _NUMBERED.fullmatch(where)
+    name, _, number = where.rpartition(" ")
     # A number that is not written the plain way (line 007) would not come back as it was.
-    if match is None or (match[2] != "0" and match[2].startswith("0")):
+    if not name.endswith(_COUNTED) or not (number.isascii() and number.isdigit()) or number[0] == "0":
         return where, -1
-    return match[1], int(match[2])
+    return f"{name} ", int(number)
 
 
 def join_where(name: str, number: int) -> str:

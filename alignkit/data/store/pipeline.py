@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from array import array
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from alignkit.config.sections import Data
 from alignkit.data.encoding.documents import CHUNK, DocumentEncoder, Done
 from alignkit.data.formats.converter import Converter
 from alignkit.data.reading.parts import Part, read_part
-from alignkit.data.records import content_hash, record
+from alignkit.data.records import record_and_hash
 from alignkit.data.rows import Document, Row, Unreadable
 from alignkit.data.store.layout import split_where
 from alignkit.data.store.tally import Tally
@@ -75,8 +76,9 @@ class Packed:
             self.parts.append(part)
         self.full_lengths.extend(done.lengths)
         self.pieces = self.pieces or len(done.rows) > len(done.lengths)
-        self.hashes.append(content_hash(document))
-        self.records.append(record(document))
+        stored, digest = record_and_hash(document)
+        self.hashes.append(digest)
+        self.records.append(stored)
         name, line = split_where(document.where)
         self.place_names.append(self.names.setdefault(name, len(self.names)))
         self.place_numbers.append(line)
@@ -92,6 +94,16 @@ class Pipeline:
 
     def run(self, part: Part) -> Packed:
         """Everything that comes of a part. Raises RequestError for what is wrong with no row in particular."""
+        # A part makes a million small objects and no cycles: walking the whole heap for them costs a third of the time.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return self._run(part)
+        finally:
+            if collects:
+                gc.enable()
+
+    def _run(self, part: Part) -> Packed:
         packed = Packed()
         for chunk in _chunks(read_part(part)):
             packed.tally.read += len(chunk)

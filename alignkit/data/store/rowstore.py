@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, overload
+from weakref import finalize
 
 import numpy as np
 
@@ -28,8 +29,9 @@ class RowStore(Sequence[Encoded]):
     def __init__(self, path: Path, files: Sequence[str] | None = None) -> None:
         self.path = Path(path)
         self.files = files
-        self._held = hold(self.path)
-        self.manifest: dict[str, Any] = json.loads(self._held.read().decode("utf-8", "surrogatepass"))
+        held = hold(self.path)
+        finalize(self, held.close)
+        self.manifest: dict[str, Any] = json.loads(held.read().decode("utf-8", "surrogatepass"))
         self.tokens = self._array("tokens")
         self.mask = self._array("mask")
         self.weights = self._array("weights") if self.manifest["weights"] else None

@@ -57,11 +57,13 @@ class _Crew:
         self.busy: dict[Connection, int] = {}
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         forked = context.get_start_method() == "fork"
+        # What a pipeline finds out about its tokenizer is found out once: a fork inherits it.
+        work = Pipeline(job) if forked else job
         for _ in range(count):
             ours, theirs = context.Pipe()
             self.pipes.append(ours)
             inherited = list(self.pipes) if forked else []
-            process = context.Process(target=_serve, args=(theirs, job, scratch, inherited), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, work, scratch, inherited), daemon=True)
             with warnings.catch_warnings():
                 # Python 3.12 warns of forks beside threads: ours take no lock that another thread could hold.
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -147,7 +149,7 @@ class _Crew:
         )
 
 
-def _serve(pipe: Connection, job: Job, scratch: Path, inherited: list[Connection]) -> None:
+def _serve(pipe: Connection, work: Pipeline | Job, scratch: Path, inherited: list[Connection]) -> None:
     """A worker's life: until the pipe closes."""
     for other in inherited:  # a pipe that a brother holds open would never be seen to close
         other.close()
@@ -155,7 +157,7 @@ def _serve(pipe: Connection, job: Job, scratch: Path, inherited: list[Connection
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the library's threads did not come over the fork
     with suppress(EOFError, OSError):
-        pipeline = Pipeline(job)
+        pipeline = work if isinstance(work, Pipeline) else Pipeline(work)
         while True:
             number, part = pipe.recv()
             with (scratch / f"part-{number}").open("wb") as file:

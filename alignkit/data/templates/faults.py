@@ -9,7 +9,6 @@ from alignkit.data.formats.converter import plan
 from alignkit.data.reading.places import locate
 from alignkit.data.reading.readers import READERS
 from alignkit.data.rows import Conversation, Document, Row
-from alignkit.data.templates.catalogue import template_fault
 from alignkit.errors import Fault, RequestError
 
 LIMIT = 1_000_000
@@ -17,15 +16,11 @@ LIMIT = 1_000_000
 
 
 def template_faults(section: Data, has_template: bool | None, *, where: str = "data") -> Iterator[Fault]:
-    """A template that is not there, or none where the rows need one.
+    """No template where the rows need one. (That `data.template` can be installed is seen by data/check.py.)
 
     ``has_template``: whether the model brings one; None: not known, then nothing is said of it.
     """
-    if section.template is not None:
-        fault = template_fault(section.template)
-        if fault is not None:
-            yield fault
-    elif has_template is False and _conversational(section):
+    if section.template is None and has_template is False and _conversational(section):
         yield Fault(
             where=f"{where}.template",
             what="the rows are conversations, and the model has no chat template",
