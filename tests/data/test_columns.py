@@ -45,8 +45,8 @@ def test_faults_of_columns_come_together_with_near_names():
     with pytest.raises(RequestError) as caught:
         converter({"question_text": "q", "reply": "a"}, columns={"promt": "question_text", "completion": "replies"})
     promt, completion = map(str, caught.value.faults)
-    assert promt.startswith("data.columns.promt: no format reads a column `promt`. `prompt`?")
-    assert completion.startswith(f"data.columns.completion: there is no column `replies` in {FIRST}. `reply`?")
+    assert promt.startswith("data.columns.promt: no format reads a column `promt`. Did you mean `prompt`?")
+    assert completion.startswith(f"data.columns.completion: there is no column `replies` in {FIRST}. Did you mean `reply`?")
 
 
 def test_columns_made_of_others():
@@ -60,7 +60,7 @@ def test_columns_made_of_others():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{titel}", r"data.map.prompt: there is no column `titel` in f.jsonl line 1. `title`\?"),
+        ("{titel}", r"data.map.prompt: there is no column `titel` in f.jsonl line 1. Did you mean `title`\?"),
         ("{}", "names no column"),
         ("{title", "a single `{` at character 1"),
         ("{title}}", "a single `}` at character 8"),

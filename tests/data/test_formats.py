@@ -260,7 +260,7 @@ def test_a_format_can_be_forced():
     assert converter(values, format="text").name == "raw text"
     with pytest.raises(RequestError, match=r"data.format=alpaca reads the columns instruction.*columns are text"):
         converter(values, format="alpaca")
-    with pytest.raises(RequestError, match=r"there is no format `alpacca`. `alpaca`\?"):
+    with pytest.raises(RequestError, match=r"there is no format `alpacca`. Did you mean `alpaca`\?"):
         converter(values, format="alpacca")
 
 

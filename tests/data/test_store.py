@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -338,6 +339,9 @@ def test_a_source_that_vanishes_is_not_called_a_full_cache(tmp_path: Path, own_c
         (tmp_path / "gone").open()
     with pytest.raises(RunError, match="could not be kept"), cache.writing("k" * 40):
         (own_cache / "gone").open()
+    with pytest.raises(RunError, match=r"No space left.*XDG_CACHE_HOME"), cache.writing("k" * 40):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(own_cache.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,13 +180,19 @@ def _locked(path: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _wait(descriptor)
-            # Whoever held it may have removed the file: then the lock is on nothing that others see.
-            with suppress(OSError):
-                if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                    yield
-                    return
+            if _is_there(descriptor, path):
+                yield
+                return
         finally:
             os.close(descriptor)
+
+
+def _is_there(descriptor: int, path: Path) -> bool:
+    """Whether a lock is on the file that others see: whoever held it may have removed it."""
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _wait(descriptor: int) -> None:

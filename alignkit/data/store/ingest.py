@@ -26,7 +26,7 @@ from alignkit.data.store.pipeline import Job
 from alignkit.data.store.rowstore import RowStore
 from alignkit.data.store.tally import Tally
 from alignkit.data.store.writer import StoreWriter
-from alignkit.errors import Fault, RequestError
+from alignkit.errors import Fault, RequestError, RunError
 
 BLOCK = 2_000_000
 """Bytes of a part, about."""
@@ -106,7 +106,10 @@ def ingest(
                 read = partial(
                     parts, place, split=chosen, config=source.config, revision=source.revision, rows=rows, block=BLOCK
                 )
-                _write(read, source, section, tokenizer, wants, empty, place)
+                try:
+                    _write(read, source, section, tokenizer, wants, empty, place)
+                except FileNotFoundError as error:
+                    raise RunError(f"{error.filename or place.said} was removed while it was read.") from error
         directory = cache.cache_root() / name
     return _opened(directory, place, cached)
 
