@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 __version__ = "0.1.0"
 
@@ -40,3 +40,39 @@ def train(
 
     directories = [Path(directory) for directory in recipes]
     return journey.train(recipe, overrides, fresh=fresh, recipes=directories, verbosity=verbosity).as_dict()
+
+
+def sweep(
+    recipe: str,
+    overrides: Sequence[str] = (),
+    *,
+    by: str | None = None,
+    keep: Literal["all", "winner"] = "all",
+    fresh: bool = False,
+    recipes: Sequence[str | Path] = (),
+    verbosity: int = 0,
+) -> dict[str, Any]:
+    """Run a recipe once for each combination of several values, and compare the runs: `alignkit train … --sweep`.
+
+    Args:
+        recipe: as for `train`; several names with commas between are swept too.
+        overrides: as for `train`; `key=a,b,c` holds several values. Text with a comma of its own is quoted within:
+            `data.system="Hello, world"`.
+        by: the figure that says which run is the best: `loss`, `max:NAME`, `min:NAME`; None: the stage's headline.
+        keep: `winner` removes each run as soon as another beats it.
+        fresh, recipes, verbosity: as for `train`.
+
+    Returns:
+        What `train` returns, of the best run; its ``values``; ``by``, the figure and which way is ``better``; and
+        ``points``, one mapping for each run with its ``values``, ``state`` (done, removed, failed), ``figures``,
+        ``value`` and ``best``. A point that failed carries its ``error``; the others are compared all the same.
+
+    Raises:
+        alignkit.errors.AlignkitError: RequestError lists every fault of every point before the first one runs;
+            RunError when no run can be compared.
+    """
+    from alignkit.sweeps import compare
+
+    directories = [Path(directory) for directory in recipes]
+    settings: dict[str, Any] = {"fresh": fresh, "recipes": directories, "verbosity": verbosity}
+    return compare.sweep(recipe, overrides, by=by, keep=keep, **settings).as_dict()

@@ -110,19 +110,22 @@ def train(
 # --- checking -----------------------------------------------------------------------------------------------------
 
 
-def _sections(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every section (dataclass) inside a recipe with its dotted name."""
+def sections(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every section (dataclass) inside a recipe with its dotted name; one in a list by place: `merge.models[0]`."""
     for item in dataclasses.fields(value):
         inner = getattr(value, item.name)
-        if dataclasses.is_dataclass(inner) and not isinstance(inner, type):
-            yield f"{prefix}{item.name}", inner
-            yield from _sections(inner, f"{prefix}{item.name}.")
+        listed = enumerate(inner) if isinstance(inner, list) else ()
+        found = [(f"{prefix}{item.name}[{place}]", one) for place, one in listed] or [(f"{prefix}{item.name}", inner)]
+        for name, section in found:
+            if dataclasses.is_dataclass(section) and not isinstance(section, type):
+                yield name, section
+                yield from sections(section, f"{name}.")
 
 
 def _spool(composed: Composed) -> dict[str, Path]:
     """`data=-`: what comes on stdin goes into a file, and the recipe names that. Section to file."""
     spooled = {}
-    for where, section in _sections(composed.recipe):
+    for where, section in sections(composed.recipe):
         if isinstance(section, Data) and section.name == STDIN:
             spooled[where] = spool_stdin(composed.recipe.run.root, f"{where}.name")
             _rename(composed, where, str(spooled[where]))
@@ -131,7 +134,7 @@ def _spool(composed: Composed) -> dict[str, Path]:
 
 def _rename(composed: Composed, where: str, name: str) -> None:
     """Let a data section of the recipe read another file."""
-    section = dict(_sections(composed.recipe))[where]
+    section = dict(sections(composed.recipe))[where]
     section.name = name
     values = composed.values
     for step in where.split("."):
@@ -146,7 +149,7 @@ def _room_faults(composed: Composed) -> Iterator[Fault]:
 
     recipe = composed.recipe
     trained = recipe if isinstance(recipe, GradientRecipe) else None
-    for where, section in _sections(recipe):
+    for where, section in sections(recipe):
         if isinstance(section, Data) and (section.sources or section.name not in ("", STDIN)):
             yield from map(composed.placed, data_check.check(section, where=where, wants=recipe.wants))
         elif isinstance(section, Model) and section.name:
@@ -161,10 +164,23 @@ def _room_faults(composed: Composed) -> Iterator[Fault]:
                 max_length=main.data.max_length if main and asked else None,
             )
             yield from map(composed.placed, found)
+    if not composed.faults:  # a stage looks at values together, and may take each of them for what it should be
+        yield from map(composed.placed, _stage_faults(recipe))
     if trained is not None:
         yield from map(composed.placed, _template_faults(trained))
     if trained is not None and trained.report_to != "none":
         yield from _missing_trackers(trained.report_to)
+
+
+def _stage_faults(recipe: StageRecipe) -> list[Fault]:
+    """What a stage finds in its inputs beyond each of them, where its folder has a `check.py`."""
+    from importlib.util import find_spec
+
+    module = f"alignkit.stages.{recipe.stage.replace('-', '_')}.check"
+    if find_spec(module) is None:
+        return []
+    found: list[Fault] = importlib.import_module(module).check(recipe)
+    return found
 
 
 def _template_faults(recipe: GradientRecipe) -> Iterator[Fault]:
@@ -201,7 +217,7 @@ def identify(recipe: StageRecipe) -> Inputs:
 
     digests: dict[str, str] = {}
     parents: list[Parent] = []
-    for where, section in _sections(recipe):
+    for where, section in sections(recipe):
         if isinstance(section, Model):
             source = locate(section)
             found = identity(source, file_digest)
@@ -238,7 +254,7 @@ def _stale_parts(run: RunDirectory, composed: Composed) -> list[str]:
     """Parts of a complete run that were asked for differently this time: `evaluation`, `save`."""
     made = read_manifest(run.path).recipe
     stale = []
-    for where, section in _sections(composed.recipe):
+    for where, section in sections(composed.recipe):
         if isinstance(section, Evaluation):
             before = made.get(where, {})
             if any(before.get(name) != value for name, value in section.decides().items()):
@@ -293,6 +309,7 @@ def _execute(run: RunDirectory, composed: Composed, inputs: Inputs) -> Result:
                 result=str(outcome.result.relative_to(run.path)),
                 reusable=inputs.reusable,
             ),
+            outcome.digests,
         )
         _tell(manifest)
     return Result(path=outcome.result, key=run.key, run=run.path, metrics=manifest.metrics)

@@ -47,7 +47,10 @@ def evaluate(
     log.set_verbosity(verbosity(quiet, verbose))
     with stdout_to_stderr(), kept_quiet():
         recipe = _checked(model, overrides or [], recipes or [])
-        scores = _score(recipe, every_answer=as_json)
+        from alignkit.evaluation.single import score
+        from alignkit.runs.digests import file_digest
+
+        scores = score(recipe, digest_file=file_digest, every_answer=as_json)
     _show(scores, recipe, as_json)
 
 
@@ -79,32 +82,6 @@ def _checked(model: str, overrides: list[str], recipes: list[Path]) -> EvalRecip
     if not chosen and context is not None:  # nobody asked for the default: a short-sighted model is scored on what fits
         recipe.data.max_length = min(recipe.data.max_length, context)
     return recipe
-
-
-def _score(recipe: EvalRecipe, *, every_answer: bool) -> Scores:
-    from alignkit.console import log
-    from alignkit.data.prepare import prepare_held_out
-    from alignkit.evaluation.probe import probe
-    from alignkit.evaluation.templated import templated_tokenizer, with_template
-    from alignkit.models.loading import load
-    from alignkit.models.locating import locate
-    from alignkit.runs.digests import file_digest
-
-    source = locate(recipe.model)
-    log.say(source.said)
-    # The rows first: what is wrong with them should not have to wait for the weights.
-    wanted = recipe.evaluation.rows
-    tokenizer, installed = templated_tokenizer(recipe.model, source, recipe.data)
-    prepared = prepare_held_out(recipe.data, tokenizer, digest_file=file_digest, limit=wanted)
-    for line in prepared.report.lines():
-        log.say(line)
-    if prepared.report.read > wanted:
-        log.say(f"evaluation.rows={prepared.report.read} scores them all")
-    loaded = load(recipe.model, recipe.quantization, source=source)
-    if installed is not None:
-        loaded = with_template(loaded, installed)
-    keep = len(prepared.held_out) if every_answer else None
-    return probe(loaded.model, loaded.tokenizer, prepared.held_out, recipe.evaluation, keep=keep)
 
 
 def _show(scores: Scores, recipe: EvalRecipe, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,19 @@ from alignkit.cli.words import Quiet, Recipes, Verbose, Words, take_recipe, verb
 def train(
     words: Words = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train anew, beside a run that already answers.")] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="One run for each value of key=A,B,C (all combinations); print the best.")
+    ] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by", metavar="FIGURE", help="What --sweep compares: loss, max:NAME, min:NAME. [default: the headline]"
+        ),
+    ] = None,
+    keep: Annotated[
+        Literal["all", "winner"] | None,
+        typer.Option("--keep", help="Runs of --sweep that stay: winner removes those that lost. [default: all]"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object: path, key, metrics.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -22,12 +35,46 @@ def train(
     The same command again returns a run that is complete, and resumes one that was cut off.
     """
     name, overrides = take_recipe(words or [], recipes or [])
+    settings: dict[str, Any] = {"fresh": fresh, "recipes": recipes or [], "verbosity": verbosity(quiet, verbose)}
+    if sweep:
+        _compare(name, overrides, as_json, by=by, keep=keep or "all", **settings)
+        return
+    _only_with_sweep({"--by": by, "--keep": keep})
     from alignkit import journey
 
-    result = journey.train(name, overrides, fresh=fresh, recipes=recipes or [], verbosity=verbosity(quiet, verbose))
+    result = journey.train(name, overrides, **settings)
     if as_json:
-        import json
-
-        print(json.dumps(result.as_dict(), ensure_ascii=False))
+        _print_json(result.as_dict())
     else:
         print(result.path)
+
+
+def _compare(name: str, overrides: list[str], as_json: bool, **settings: Any) -> None:
+    """Run a sweep and print its winner. A point that failed makes the exit code 1, after the answer is printed."""
+    from alignkit.errors import RunError
+    from alignkit.sweeps.compare import sweep
+
+    comparison = sweep(name, overrides, **settings)
+    if as_json:
+        _print_json(comparison.as_dict())
+    elif comparison.winner:
+        print(comparison.winner.path)
+    if comparison.failed:
+        raise RunError(comparison.failure())
+
+
+def _print_json(answer: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(answer, ensure_ascii=False))
+
+
+def _only_with_sweep(options: dict[str, str | None]) -> None:
+    """Raises RequestError for options that say something of a sweep where there is none."""
+    from alignkit.errors import Fault, RequestError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise RequestError(
+            [Fault(where=name, what="says something of a sweep", instead="Add --sweep.") for name in given]
+        )

@@ -14,7 +14,7 @@ from alignkit.config import interpolation, layers, search, trl_options
 from alignkit.config.build import build, combinations
 from alignkit.config.layers import Files
 from alignkit.config.overrides import ORIGIN, Override, split
-from alignkit.config.provenance import BUILT_IN, Origins, leaves, with_origin
+from alignkit.config.provenance import BUILT_IN, Origins, in_list, leaves, with_origin
 from alignkit.config.recipe import StageRecipe
 from alignkit.config.renaming import stale_keys
 from alignkit.config.safety import forbidden_keys
@@ -50,7 +50,9 @@ class Composed:
     def placed(self, fault: Fault) -> Fault:
         """A fault whose `where` is a key, with the file or word that the key's value came from."""
         return Fault(
-            where=with_origin(fault.where, self.origins.get(fault.where)), what=fault.what, instead=fault.instead
+            where=with_origin(fault.where, self.origins.get(fault.where) or self.origins.get(in_list(fault.where))),
+            what=fault.what,
+            instead=fault.instead,
         )
 
 
@@ -87,6 +89,8 @@ def compose(
     faults += _refuse_code(tree, place)
     tree, problems = interpolation.resolve(tree, _defaults(laid_out))
     faults += [Fault(where=place(_dotted(path)), what=what) for path, what in problems.items()]
+    tree, refused = _imported(laid_out, tree, origins)
+    faults += refused
     built = build(laid_out, tree, place)
     built.broken.update(_dotted(path) for path in problems)
     faults += [fault for fault in built.faults if fault.where not in {place(_dotted(path)) for path in problems}]
@@ -123,6 +127,27 @@ def _apply(request: Request, files: Files, tree: dict[str, Any], origins: Origin
         _put(typed, Origins(), path, value, ORIGIN)
     for key in stale_keys(schema, [*laid, typed]):
         _drop(tree, origins, key.split("."))
+
+
+def _imported(schema: Schema, tree: dict[str, Any], origins: Origins) -> tuple[dict[str, Any], list[Fault]]:
+    """The tree on what it imports from another program's file, and the faults of that file."""
+    try:
+        found = schema.recipe.imported(tree)  # type: ignore[attr-defined]
+    except RequestError as error:
+        return tree, list(error.faults)
+    if found is None:
+        return tree, []
+    below, file = found
+    for path, _ in leaves(below):
+        if origins.of(_dotted(path)) is None:
+            origins.lay(_at(below, path), file, path)
+    return interpolation.merged(below, tree), []
+
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for step in path:
+        tree = tree[step]
+    return tree
 
 
 def _nested(package: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -18,20 +18,31 @@ def operational(recipe: StageRecipe) -> dict[str, Any]:
     return _part(recipe, operational=True, inherited=False)
 
 
-def _part(section: Any, *, operational: bool, inherited: bool) -> dict[str, Any]:
-    """Values of a section on one side of the mark; a marked section marks all that is in it."""
+def requested(recipe: StageRecipe) -> dict[str, Any]:
+    """The decisive values, and the names of the inputs: requests that agree in these ask for one and the same run."""
+    return _part(recipe, operational=False, inherited=False, names=True)
+
+
+def _part(section: Any, *, operational: bool, inherited: bool, names: bool = False) -> dict[str, Any]:
+    """Values of a section on one side of the mark; a marked section marks all that is in it.
+
+    `names`: those that are left out only because what they name is looked at count as not marked.
+    """
     part: dict[str, Any] = {}
     for field in fields(section):
         value = getattr(section, field.name)
-        marked = inherited or bool(field.metadata.get("operational"))
+        own = field.metadata.get("operational") and not (names and field.metadata.get("by_content"))
+        marked = inherited or bool(own)
         if is_dataclass(value):
-            inner = _part(value, operational=operational, inherited=marked)
+            inner = _part(value, operational=operational, inherited=marked, names=names)
             if inner:
                 part[field.name] = inner
         elif marked == operational:
             part[field.name] = (
                 [
-                    _part(item, operational=operational, inherited=marked) if is_dataclass(item) else _plain(item)
+                    _part(item, operational=operational, inherited=marked, names=names)
+                    if is_dataclass(item)
+                    else _plain(item)
                     for item in value
                 ]
                 if isinstance(value, list)

@@ -67,10 +67,11 @@ def read_text(text: str, annotation: Any, key: str) -> Any:
     """`text` as the value of a key with this annotation; Any for a key of the user's own. Raises UnreadableError."""
     if annotation is not Any and takes(annotation, str):
         return _read_string(text, annotation, key)
+    listed = annotation is Any or holds_list(annotation)
     try:
-        return _grammar(text, key)
+        return _grammar(text, key, listed=listed)
     except UnreadableError:
-        if annotation is Any or holds_list(annotation) or _is_bracketed(text):
+        if listed or _is_bracketed(text) or _is_sweep(text):
             raise
         return text
 
@@ -122,8 +123,8 @@ def _parser() -> Any:
     return OverridesParser(Functions())
 
 
-def _grammar(text: str, key: str) -> Any:
-    """Text by the grammar of overrides, without its functions and sweeps."""
+def _grammar(text: str, key: str, *, listed: bool = True) -> Any:
+    """Text by the grammar of overrides, without its functions and sweeps. `listed`: the key takes a list."""
     try:
         parsed = _parser().parse_override(f"x={text}")
         swept = parsed.is_sweep_override()
@@ -134,7 +135,8 @@ def _grammar(text: str, key: str) -> Any:
             f"{_quoted(key, text)}"
         ) from error
     if swept:
-        raise UnreadableError(f"`{text}` holds commas; several values are a list: '{key}=[{text}]'")
+        several = f"several values are a list: '{key}=[{text}]', or one run each with --sweep"
+        raise UnreadableError(f"`{text}` holds commas; {several if listed else 'for one run of each add --sweep'}")
     return _plain(value)
 
 

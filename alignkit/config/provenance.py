@@ -32,13 +32,18 @@ class Origins:
     def of(self, key: str) -> str | None:
         """Origin of a dotted key: its own, else that of the value it is part of, else of what is below it."""
         by_key = {".".join(place): origin for place, origin in self._of.items()}
-        parts = key.split(".")
+        parts = in_list(key).split(".")
         for length in range(len(parts), 0, -1):
             origin = by_key.get(".".join(parts[:length]))
             if origin is not None:
                 return origin
         below = {origin for known, origin in by_key.items() if known.startswith(f"{key}.")}
         return ", ".join(sorted(below)) or None
+
+
+def in_list(key: str) -> str:
+    """The key that holds an element (`merge.models[0].weight` is in `merge.models`); a key itself otherwise."""
+    return key.partition("[")[0]
 
 
 def leaves(tree: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

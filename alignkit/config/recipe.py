@@ -52,6 +52,15 @@ class StageRecipe:
     """Seed of everything random: data order, initialisation, dropout, sampling."""
     run: Run = field(default_factory=Run, metadata=OPERATIONAL)
 
+    @classmethod
+    def imported(cls, tree: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
+        """Values in another program's words that the recipe names, as a tree of our keys, and the file they came from.
+
+        They lie below the recipe's own values. None: it names none. Raises RequestError for what cannot be said in
+        our keys.
+        """
+        return None
+
     def faults(self) -> Iterator[Fault]:
         """Combinations of values that cannot work. Stages extend it; no file is read here."""
         yield from ()

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 OPERATIONAL: dict[str, Any] = {"operational": True}
-BY_CONTENT = OPERATIONAL
+BY_CONTENT: dict[str, Any] = {**OPERATIONAL, "by_content": True}
 """For names of inputs: the digest of what they name is in the key, so the spelling is not."""
 OF_NAME: dict[str, Any] = {"of_name": True}
 """Marks what belongs to a section's `name`: whoever names another drops what was said of the old one."""

@@ -153,6 +153,8 @@ def _ambiguous(override: Override, group: str, choice: str) -> Fault:
 def _no_choice(override: Override, section: str, schema: Schema, group: str | None, names: Sequence[str]) -> Fault:
     where = with_origin(f"{override.key}={override.text}", ORIGIN)
     known = sorted({*names, *_kinds(section, schema)})
+    if "," in override.text and set(override.text.split(",")) <= set(known):
+        return Fault(where=where, what="is several", instead="Write one, or add --sweep for one run of each.")
     near = get_close_matches(override.text, known, n=1)
     if known:
         hint = f"Did you mean {near[0]}? " if near else ""

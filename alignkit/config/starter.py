@@ -22,6 +22,10 @@ OFTEN_CHANGED = (
 """Keys that are listed whether or not the recipe sets them, as far as its stage has them."""
 
 
+ABSENT = object()
+"""Stands for the keys of an optional section that was not asked for."""
+
+
 def write_starter(name: str, file: Path | None, *, recipes: Sequence[Path] = ()) -> Path:
     """Write a starting file that extends recipe `name`; returns its path.
 
@@ -95,7 +99,7 @@ def _unset_groups(composed: Composed) -> list[str]:
 
 def _shown(key: str, composed: Composed, schema: Schema) -> bool:
     """Often changed, set by the recipe's files, or the stage's own."""
-    if schema.leaves[key].of_name:
+    if schema.leaves[key].of_name or _value(key, composed) is ABSENT:
         return False
     section = key.split(".")[0]
     own = section in schema.sections and is_dataclass(schema.recipe) and section in _own_sections(schema.recipe)
@@ -110,11 +114,19 @@ def _own_sections(recipe: type) -> set[str]:
     return {one.name for one in fields(recipe)} - shared  # type: ignore[arg-type]
 
 
-def _line(key: str, composed: Composed) -> str:
-    """`#  learning_rate: 0.0002`."""
+def _value(key: str, composed: Composed) -> Any:
+    """The value of a key; ABSENT where an optional section was not asked for."""
     value: Any = composed.values
     for step in key.split("."):
+        if not isinstance(value, dict):
+            return ABSENT
         value = value[step]
+    return value
+
+
+def _line(key: str, composed: Composed) -> str:
+    """`#  learning_rate: 0.0002`."""
+    value = _value(key, composed)
     depth = key.count(".")
     text = scalar(value) if value != "" else "…"
     return f"#{'  ' * depth}{key.rpartition('.')[2]}: {text}"

@@ -120,7 +120,7 @@ def _fit_list(member: Any, value: Any, convert: bool) -> list[Any]:
 
 def _fit_entry(member: Any, value: Any, convert: bool) -> Any:
     """An entry of a list of dataclasses: its mapping, or generously its name alone."""
-    if convert and isinstance(value, str) and value:
+    if convert and isinstance(value, str) and value and "name" in (field.name for field in fields(member)):
         return member(name=value)
     if not isinstance(value, dict) or _entry_fault(member, value) is not None:
         raise MismatchError
@@ -191,6 +191,9 @@ def _sentence(members: list[tuple[Any, tuple[Any, ...]]], annotation: Any, value
         if isinstance(value, list) and get_origin(member) is list:
             items: list[tuple[Any, Any]] = [(f"element {index}", item) for index, item in enumerate(value, 1)]
             inner = arguments[0]
+            others = [other for other, _ in members if get_origin(other) is list and other is not member]
+            if others and is_dataclass(inner) != any(isinstance(item, dict) for item in value):
+                continue  # of a list of numbers or of mappings, the one that was meant
         elif isinstance(value, dict) and get_origin(member) is dict:
             items = list(value.items())
             inner = arguments[1]
@@ -218,7 +221,7 @@ def _describe(member: Any, bounds: tuple[Any, ...]) -> str:
     if origin is dict:
         return "a mapping {key: value}"
     if is_dataclass(member):
-        return "a mapping with a name"
+        return f"a mapping with a {_first_key(member)}"
     if member in (int, float):
         return ("a whole number" if member is int else "a number") + _range(bounds)
     return {bool: "true or false", str: "text", type(None): "null"}.get(member, "a value")
@@ -229,9 +232,15 @@ def _plural(inner: Any) -> str:
     if get_origin(member) is Literal:
         return ", ".join(_shown(choice) for choice in get_args(member))
     if is_dataclass(member):
-        return "names or mappings with a name"
+        first = _first_key(member)
+        return "names or mappings with a name" if first == "name" else f"mappings with a {first}"
     names = {int: "whole numbers", float: "numbers", str: "words", bool: "true or false"}
     return names.get(member, "values") + _range(bounds)
+
+
+def _first_key(member: Any) -> str:
+    """The key that an entry must have."""
+    return next((field.name for field in fields(member) if _must_be_given(field)), fields(member)[0].name)
 
 
 def _range(bounds: tuple[Any, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 from alignkit.config.sections import Data, DataSource
@@ -38,7 +39,8 @@ def check(section: Data, *, where: str = "data", wants: Kind | None = "demonstra
         faults += _faults(section, walk, key, where)
         walks.append(walk)
     if section.holdout_name is not None:
-        walk = _Walk(DataSource(name=section.holdout_name, system=section.system), wants)
+        apart = replace(section, sources=[DataSource(name=section.holdout_name)])
+        walk = _Walk(apart.parts()[0], wants)  # read as the section says, as in training
         faults += _faults(section, walk, f"{where}.holdout_name", where)
     elif not faults and not any(walk.unseen for walk in walks):
         faults += _holdout_faults(section, where, walks)
@@ -80,6 +82,8 @@ def _faults(section: Data, walk: _Walk, key: str, where: str) -> Iterator[Fault]
         walk.unseen = True
         return
     walk.unseen = place.kind != "files"
+    if key == f"{where}.name":
+        yield from _unread(section, place, where)
     options = key.removesuffix(".name") if not key.endswith("holdout_name") else where
     wrong = list(map_faults(walk.source.map, f"{options}.map"))
     if walk.source.format is not None and (fault := format_fault(walk.source.format, f"{options}.format")):
@@ -98,6 +102,19 @@ def _faults(section: Data, walk: _Walk, key: str, where: str) -> Iterator[Fault]
             yield Fault(where=key, what=f"{name} is empty: there is no row in it", instead="Give a file with rows.")
     elif section.overlength == "split" and not walk.converter.raw_text:
         yield cannot_split(f"{where}.overlength", walk.converter)
+
+
+def _unread(section: Data, place: Place, where: str) -> Iterator[Fault]:
+    """Options of hub data sets that a source of another kind does not look at."""
+    if place.kind == "hub":
+        return
+    options = {"config": section.config, "revision": section.revision}
+    if place.kind == "files" and not place.splits and section.split != "train":
+        options["split"] = section.split
+    for name, value in options.items():
+        if value is not None:
+            what = f"it is {value}, and {place.name} has no {name}: that is of hub data sets"
+            yield Fault(where=f"{where}.{name}", what=what, instead=f"Take {where}.{name} away.")
 
 
 def _holdout_faults(section: Data, where: str, walks: list[_Walk]) -> Iterator[Fault]:

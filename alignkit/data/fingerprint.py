@@ -30,7 +30,8 @@ def content_digest(section: Data, digest_file: Callable[[Path], str]) -> str:
     parts = [identity(locate(source.name), source.revision, digest_file) for source in section.parts()]
     if section.holdout_name is not None:
         other = locate(section.holdout_name, "data.holdout_name")
-        revision = section.revision if section.holdout_name == section.name else None
+        own = section.holdout_name.removeprefix("hub:") == section.name.removeprefix("hub:")
+        revision = section.revision if own else None
         parts.append(identity(other, revision, digest_file))
     if section.template is not None:
         parts.append({"template": template_text(section.template)})

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from alignkit.config.sections import Data
+from alignkit.config.sections import Data, DataSource
 from alignkit.data.encoding.documents import DocumentEncoder
 from alignkit.data.encoding.rendering import Renderer
 from alignkit.data.formats.checkable import checkable
-from alignkit.data.pool import Numbers, Pool
+from alignkit.data.mixing.holdout import wanted
+from alignkit.data.pool import Digest, Numbers, Pool
+from alignkit.data.reading.places import Place, locate
 from alignkit.data.rows import Completion, Conversation, HeldOut, Text
 from alignkit.data.store.rowstore import RowStore, View
 
@@ -30,6 +33,41 @@ def rows_held_out(pool: Pool, documents: Numbers, section: Data, tokenizer: Any)
             lost[TOO_LONG.format(section.max_length)] += 1
         rows += found
     return rows, lost
+
+
+def other_pool(section: Data, tokenizer: Any, digest_file: Digest) -> Pool | None:
+    """The pool that held-out rows come from where that is not the training pool; None where it is, or none are."""
+    if not section.holdout:
+        return None
+    if section.holdout_name is not None:
+        other = locate(section.holdout_name, "data.holdout_name")
+        count = section.holdout if isinstance(section.holdout, int) else 100
+        # The subset and the revision belong to the repository of the rows.
+        own = section.holdout_name.removeprefix("hub:") == section.name.removeprefix("hub:")
+        source = DataSource(
+            name=section.holdout_name,
+            split="heldout" if other.kind == "generated" else section.holdout_split,
+            config=section.config if own else None,
+            revision=section.revision if own else None,
+        )
+    elif _generated(section) is not None:
+        assert section.rows is not None
+        count = wanted(section.holdout, section.rows)
+        source = DataSource(name=section.name, split="heldout")
+    else:
+        return None
+    apart = replace(section, sources=[source], rows=count, overlength_limit=1.0)
+    if source.config is None:
+        apart = replace(apart, config=None)
+    if source.revision is None:
+        apart = replace(apart, revision=None)
+    return Pool.of(apart, tokenizer, wants="demonstration", digest_file=digest_file)
+
+
+def _generated(section: Data) -> Place | None:
+    """The generator that a section of one source names."""
+    place = locate(section.name) if not section.sources else None
+    return place if place is not None and place.kind == "generated" else None
 
 
 def held_out_pieces(view: View) -> list[HeldOut]:

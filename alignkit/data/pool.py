@@ -106,6 +106,17 @@ class Pool:
 
     def rows(self, documents: Numbers) -> View:
         """The rows of documents, in order; a document of which nothing is left has none."""
+        which, first, count = self._ranges(documents)
+        total = int(count.sum())
+        within = np.arange(total) - np.repeat(np.cumsum(count) - count, count)
+        return View(self.stores, np.repeat(which, count), np.repeat(first, count) + within)
+
+    def left(self, documents: Numbers) -> NDArray[np.bool_]:
+        """Of which documents rows are left, (n,): what is too long may have been dropped whole."""
+        return self._ranges(documents)[2] > 0
+
+    def _ranges(self, documents: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+        """(its store, its first row there, how many rows) of each document, (n,) each."""
         which = np.searchsorted(self.starts, documents, side="right") - 1
         first, count = np.zeros(len(documents), np.int64), np.zeros(len(documents), np.int64)
         for number, store in enumerate(self.stores):
@@ -113,9 +124,7 @@ class Pool:
             own = (documents[mine] - self.starts[number]).astype(store.documents.dtype)
             begin = np.searchsorted(store.documents, own, side="left")
             first[mine], count[mine] = begin, np.searchsorted(store.documents, own, side="right") - begin
-        total = int(count.sum())
-        within = np.arange(total) - np.repeat(np.cumsum(count) - count, count)
-        return View(self.stores, np.repeat(which, count), np.repeat(first, count) + within)
+        return which, first, count
 
 
 class _Texts(Sequence[Comparable]):

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignkit.config.sections import Data, DataSource
+from alignkit.config.sections import Data
 from alignkit.data.fingerprint import plain_digest
-from alignkit.data.held_out import held_out_pieces, rows_held_out
+from alignkit.data.held_out import TOO_LONG, held_out_pieces, other_pool, rows_held_out
 from alignkit.data.mixing.duplicates import clean, exact
 from alignkit.data.mixing.holdout import token_hash, wanted
 from alignkit.data.pool import Digest, Numbers, Pool, smallest
-from alignkit.data.reading.places import Place, locate
+from alignkit.data.reading.places import locate
 from alignkit.data.report import Report
 from alignkit.data.rows import Encoded, HeldOut
 from alignkit.data.store.ingest import Ingested
@@ -74,11 +74,13 @@ def prepare(
         RequestError: a row that cannot be used, too many rows over the length, nothing left to train on.
     """
     pool = Pool.of(section, tokenizer, wants="demonstration", digest_file=digest_file)
+    for one in pool.read:
+        refuse_if_too_long(one.tally, one.store.full_lengths, section)
     report = _report(pool)
     everything = np.arange(len(pool.hashes), dtype=np.int64)
     if _by_piece(section, pool):
         return _prepare_pieces(section, pool, report, held_out_rows)
-    other = _other_pool(section, tokenizer, digest_file)
+    other = other_pool(section, tokenizer, digest_file)
     if other is None:
         chosen = _choose(section, pool)
         kept = np.setdiff1d(everything, chosen, assume_unique=True)
@@ -86,6 +88,9 @@ def prepare(
     else:
         kept, apart = everything, other
         aside = smallest(other.hashes, wanted(section.holdout, len(other.hashes)))
+        _report_apart(section, report, other)
+    gone = Counter({TOO_LONG.format(section.max_length): int((~apart.left(aside)).sum())})
+    kept = kept[pool.left(kept)]  # what is left of nothing takes no share and is nobody's double
     kept = _without_doubles(section, pool, kept, apart, aside, report)
     if section.sources:
         epoch, lines = pool.mixed(kept, section.rows)
@@ -94,9 +99,13 @@ def prepare(
         epoch = kept[: section.rows]
         if len(epoch) < len(kept):
             report.notes.append(f"using the first {len(epoch):,} of {len(kept):,} training rows (data.rows)")
-    held, lost = rows_held_out(apart, aside[:held_out_rows], section, tokenizer)
-    report.held_out, report.held_out_dropped = len(aside), lost
-    return _finish(section, pool, pool.rows(epoch), held, report)
+    held, _ = rows_held_out(apart, aside[:held_out_rows], section, tokenizer)
+    report.held_out, report.held_out_dropped = len(aside), +gone
+    done = _finish(section, pool, pool.rows(epoch), held, report)
+    if other is None:
+        report.dropped -= gone  # they were read with the others
+        return done
+    return replace(done, skipped=(*pool.skipped, *other.skipped))
 
 
 def prepare_held_out(
@@ -122,40 +131,6 @@ def prepare_held_out(
 
 
 # --- what is held out ---------------------------------------------------------------------------------------------
-
-
-def _other_pool(section: Data, tokenizer: Any, digest_file: Digest) -> Pool | None:
-    """The pool that held-out rows come from where that is not the training pool; None where it is, or none are."""
-    if not section.holdout:
-        return None
-    if section.holdout_name is not None:
-        other = locate(section.holdout_name, "data.holdout_name")
-        count = section.holdout if isinstance(section.holdout, int) else 100
-        own = section.holdout_name == section.name  # its subset and revision belong to the repository of the rows
-        source = DataSource(
-            name=section.holdout_name,
-            split="heldout" if other.kind == "generated" else section.holdout_split,
-            config=section.config if own else None,
-            revision=section.revision if own else None,
-        )
-    elif _generated(section) is not None:
-        assert section.rows is not None
-        count = wanted(section.holdout, section.rows)
-        source = DataSource(name=section.name, split="heldout")
-    else:
-        return None
-    apart = replace(section, sources=[source], rows=count, overlength_limit=1.0)
-    if source.config is None:
-        apart = replace(apart, config=None)
-    if source.revision is None:
-        apart = replace(apart, revision=None)
-    return Pool.of(apart, tokenizer, wants="demonstration", digest_file=digest_file)
-
-
-def _generated(section: Data) -> Place | None:
-    """The generator that a section of one source names."""
-    place = locate(section.name) if not section.sources else None
-    return place if place is not None and place.kind == "generated" else None
 
 
 def _choose(section: Data, pool: Pool) -> Numbers:
@@ -245,11 +220,19 @@ def _report(pool: Pool) -> Report:
     return report
 
 
+def _report_apart(section: Data, report: Report, other: Pool) -> None:
+    """What was read of a held-out set of its own."""
+    for one in other.read:
+        report.skipped += one.tally.skipped
+        if section.holdout_name is not None:
+            rows = f"{one.tally.read:,} row{'' if one.tally.read == 1 else 's'}"
+            report.notes.append(f"held-out rows: read {rows} of {one.place.said} as {one.said}")
+
+
 def _finish(section: Data, pool: Pool, rows: View, held: list[HeldOut], report: Report) -> Prepared:
     """Counts into the report; an error when nothing is left."""
     lost: Counter[str] = Counter()
     for one in pool.read:
-        refuse_if_too_long(one.tally, one.store.full_lengths, section)
         lost += one.tally.dropped
         if one.tally.split:
             report.notes.append(f"texts cut into pieces of at most {section.max_length} tokens: {one.tally.split:,}")

@@ -118,10 +118,12 @@ Document: TypeAlias = Demonstration | Preference | Feedback | Ranking | Prompt |
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A row that cannot be used, and why. ``raw``: as it was found, shortened to 2,000 characters."""
+    """A row that cannot be used, and why. ``raw``: as it was found, shortened to 2,000 characters. ``rest``: what
+    follows it in the file, or all of the file, cannot be read either."""
 
     fault: Fault
     raw: str
+    rest: bool = False
 
 
 @dataclass(slots=True)
@@ -151,8 +153,9 @@ class HeldOut(Encoded):
     """A row that is kept out of training, with what is needed to generate an answer and check it.
 
     ``prompt``: the messages before the last answer, a plain string (to be tokenised without a template),
-    or None for raw text. ``tools``: what the prompt offers to call. ``reference``: the answer to compare with. ``checkable``: whether comparing makes
-    sense (the row has an `answer` column, or its answer is a JSON object).
+    or None for raw text. ``tools``: what the prompt offers to call. ``reference``: the answer to compare
+    with. ``checkable``: whether comparing makes sense (the row has an `answer` column, or its answer is a
+    JSON object).
     """
 
     prompt: list[Message] | str | None = None

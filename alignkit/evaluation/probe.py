@@ -8,6 +8,7 @@ from typing import Any
 
 from alignkit.config.sections import Evaluation
 from alignkit.data.answers import matches
+from alignkit.data.encoding.tokenizing import plain_prefix
 from alignkit.data.rows import HeldOut
 from alignkit.errors import Fault, RequestError
 from alignkit.evaluation.generation import Answer, generate_answers, pad_id
@@ -36,8 +37,9 @@ def probe(
     rows = held_out[: section.rows]
     keep = section.samples if keep is None else keep
     loss = held_out_loss(model, rows, pad_id=pad_id(tokenizer))
-    graded_rows = _gradable(rows, section)
-    asked = graded_rows or [row for row in rows if row.prompt is not None][: section.samples]
+    open_to_answers = [row for row in rows if _asks(row, tokenizer)]
+    graded_rows = _gradable(open_to_answers, section)
+    asked = graded_rows or open_to_answers[: section.samples]
     answers: list[Answer] = []
     if asked:
         with counting("answers", len(asked)) as done:
@@ -63,11 +65,16 @@ def probe(
     )
 
 
+def _asks(row: HeldOut, tokenizer: Any) -> bool:
+    """Whether there is something to generate from: raw text asks nothing, nor does an empty prompt without a BOS."""
+    return row.prompt is not None and (row.prompt != "" or bool(plain_prefix(tokenizer)))
+
+
 def _gradable(rows: Sequence[HeldOut], section: Evaluation) -> list[HeldOut]:
     """Rows whose answer is generated and compared."""
     if section.exact_match is False:
         return []
-    answered = [row for row in rows if row.prompt is not None and row.reference is not None]
+    answered = [row for row in rows if row.reference is not None]
     if section.exact_match == "auto":
         return [row for row in answered if row.checkable]
     if not answered:

@@ -7,10 +7,8 @@ what PEFT's one string cannot: which file or commit the base was, and how it was
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -23,6 +21,8 @@ from alignkit.config.sections import Quantization
 from alignkit.errors import Fault, RequestError
 from alignkit.models.hub import cached_commit
 from alignkit.models.locating import ORIGIN_FILE, Source, read_origin
+from alignkit.models.origin import base_record, require_same_base
+from alignkit.models.placing import replace_directory
 from alignkit.models.quantized import describe
 from alignkit.models.token_files import put_tokens
 from alignkit.models.vocabulary import Vocabulary
@@ -97,20 +97,7 @@ def _write_shifts_out(model: Any, config: Any, state: dict[str, torch.Tensor]) -
 def _write_origin(
     temporary: Path, directory: Path, source: Source, quantization: dict[str, Any], vocabulary: Vocabulary | None
 ) -> None:
-    base: dict[str, Any] = {"kind": source.kind}
-    if source.hub_name is not None:
-        base["hub_name"] = source.hub_name
-        base["revision"] = source.revision
-    if source.installed_file is not None:
-        base["installed_file"] = source.installed_file
-    if source.path is not None:
-        base["path"] = str(source.path)
-        if source.installed_file is None:
-            base["relative"] = os.path.relpath(source.path, directory)
-    if source.kind == "gguf" and source.path is not None:
-        with source.path.open("rb") as file:
-            base["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    noted: dict[str, Any] = {"base": base, "quantization": quantization}
+    noted: dict[str, Any] = {"base": base_record(source, directory), "quantization": quantization}
     if vocabulary is not None:
         noted["vocabulary"] = vocabulary.as_dict()
     text = json.dumps(noted, indent=2)
@@ -137,7 +124,7 @@ def add_saved_adapter(model: Any, source: Source) -> Any:
     from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
 
     assert source.path is not None
-    _require_same_base(source)
+    require_same_base(source)
     config = PeftConfig.from_pretrained(str(source.path))
     if not isinstance(config, LoraConfig):
         raise RequestError(
@@ -202,43 +189,3 @@ def _read_state(directory: Path) -> dict[str, torch.Tensor]:
         raise RequestError(
             Fault(where="model.name", what=f"{file} could not be read ({error})", instead="Save or download it again.")
         ) from error
-
-
-def _require_same_base(source: Source) -> None:
-    """A GGUF base is told by its digest: another quantization of the same model is another base."""
-    assert source.path is not None
-    base = (read_origin(source.path) or {}).get("base")
-    wanted = base.get("sha256") if isinstance(base, dict) else None
-    parent = source.parent
-    if wanted is None or parent is None or parent.kind != "gguf" or parent.path is None:
-        return
-    with parent.path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wanted:
-        raise RequestError(
-            Fault(
-                where="model.name",
-                what=f"the adapter {source.path} was trained on another version of {parent.path.name}",
-                instead=f"Bring back the file with SHA-256 {wanted[:16]}….",
-            )
-        )
-
-
-def replace_directory(temporary: Path, directory: Path) -> None:
-    """Put a finished directory in its place; one that stands there is moved aside first and then removed."""
-    temporary.chmod(0o777 & ~_umask())  # mkdtemp makes it private, and safetensors its files
-    for file in temporary.rglob("*.safetensors"):
-        file.chmod(0o666 & ~_umask())
-    if directory.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
-        directory.rename(aside / "old")
-        temporary.rename(directory)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        temporary.rename(directory)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -20,8 +20,10 @@ class Card:
     summary: str
     """A sentence or two: what was done to which model."""
     adapter: bool = False
-    base_model: str | None = None
-    """Only a hub name; a path means nothing to a reader elsewhere."""
+    base_model: str | list[str] | None = None
+    """Only hub names; a path means nothing to a reader elsewhere."""
+    relation: str | None = None
+    """What the model is to its base in the hub's words; None: adapter or finetune."""
     license: str | None = None
     """Of the base, where known; a fine-tuned model inherits it."""
     tags: list[str] = field(default_factory=list)
@@ -62,7 +64,7 @@ def write_card(directory: Path, card: Card) -> Path:
     metadata: dict[str, Any] = {}
     if card.base_model:
         metadata["base_model"] = card.base_model
-        metadata["base_model_relation"] = "adapter" if card.adapter else "finetune"
+        metadata["base_model_relation"] = card.relation or ("adapter" if card.adapter else "finetune")
     metadata["library_name"] = "peft" if card.adapter else "transformers"
     metadata["pipeline_tag"] = "text-generation"
     if card.license:

@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from alignkit.config.sections import Adapter, Model, Quantization
@@ -16,6 +16,7 @@ from alignkit.models.context import context_length
 from alignkit.models.gguf_header import NotGGUFError, read_values
 from alignkit.models.jsonfile import read_object
 from alignkit.models.locating import Source, locate
+from alignkit.tensors.index import stays_inside
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -215,7 +216,7 @@ def _index_faults(path: Path, name: str = INDEX) -> list[Fault]:
         return [Fault(where="model.name", what=f"{path / name} has no weight_map")]
     faults = []
     for file in sorted({str(value) for value in files.values()}):
-        if file != PurePosixPath(file).name or file != PureWindowsPath(file).name or file in ("..", "."):
+        if not stays_inside(file):
             faults.append(
                 Fault(
                     where="model.name",

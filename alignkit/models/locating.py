@@ -6,6 +6,7 @@ The order is fixed. A name of recipes/model/ was already resolved by the recipe;
 2. a path: it starts with `./`, `../`, `/` or `~`, ends in a file suffix of weights, or cannot be a hub name;
 3. a hub name (`owner/model` or `model`), also written `hub:owner/model`.
 
+`BASE+ADAPTER` puts the adapter in a directory on another base than the one it names; more adapters follow with more +.
 A bare name that could be a directory here and a hub name is refused with both spellings.
 """
 
@@ -75,6 +76,9 @@ def from_name(name: str, revision: str | None = None, *, where: str = "model.nam
     """A path or a hub name to its source."""
     if not name:
         raise RequestError(Fault(where=where, what="no model is given", instead="Write model=NAME or model=./PATH."))
+    base, plus, adapter = name.rpartition("+")
+    if plus and not Path(name).expanduser().exists():
+        return _put_on(base, adapter, revision, where)
     if name.startswith("hub:"):
         return _hub(name.removeprefix("hub:"), revision, where)
     if is_path_spelling(name):
@@ -123,6 +127,34 @@ def _hub(name: str, revision: str | None, where: str) -> Source:
         )
     at = f" at {revision}" if revision else ""
     return Source(kind="hub", path=None, hub_name=name, revision=revision, said=f"model: {name} from the hub{at}")
+
+
+def _put_on(base: str, adapter: str, revision: str | None, where: str) -> Source:
+    """`BASE+ADAPTER`: the base that the adapter itself names is not looked at, so that it may be gone."""
+    if not base or not adapter:
+        raise RequestError(
+            Fault(where=where, what=f"'{base}+{adapter}' is no BASE+ADAPTER", instead="Write a model on both sides.")
+        )
+    parent = from_name(base, revision, where=where)
+    path = Path(adapter).expanduser().absolute()
+    if not path.exists() and not is_path_spelling(adapter) and _HUB_NAME.fullmatch(adapter.removeprefix("hub:")):
+        raise RequestError(
+            Fault(
+                where=where,
+                what=f"behind the + of a model stands the directory of an adapter, and {adapter} is none here",
+                instead=f"Download it (hf download {adapter.removeprefix('hub:')}) and give its path.",
+            )
+        )
+    run = path.parent if (path.parent / "manifest.json").exists() else None
+    if (path / "model" / "adapter_config.json").exists() and not (path / "adapter_config.json").exists():
+        run, path = path, path / "model"
+    if not (path / "adapter_config.json").exists():
+        what = f"{adapter} does not exist" if not path.exists() else f"{adapter} holds no adapter_config.json"
+        raise RequestError(Fault(where=where, what=what, instead=_near(path) if not path.exists() else ""))
+    said = f"model: adapter {path} put on {parent.place}"
+    return Source(
+        kind="directory", path=path, hub_name=None, revision=None, said=said, adapter=True, parent=parent, run=run
+    )
 
 
 def _from_path(given: Path, where: str) -> Source:

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from alignkit.models.adapter_files import replace_directory
 from alignkit.models.cards import Card, license_of, write_card
+from alignkit.models.placing import replace_directory
 from alignkit.models.quiet import quiet_library
 
 __all__ = ["Card", "license_of", "save_model", "write_card"]

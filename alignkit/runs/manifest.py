@@ -116,9 +116,10 @@ def has_manifest(run: str | os.PathLike[str]) -> bool:
     return (Path(run) / _NAME).is_file()
 
 
-def publish(run: str | os.PathLike[str], manifest: Manifest) -> Manifest:
+def publish(run: str | os.PathLike[str], manifest: Manifest, known: Mapping[str, str] | None = None) -> Manifest:
     """Make a run a result: flush and digest its files, then write the manifest by rename. Returns it, completed.
 
+    ``known`` are digests by relative path that were taken while the files were written.
     Left out of the digests is what goes on changing (the log, checkpoints, state). Raises RunError when a file
     cannot be read or written, or when the result that the manifest names is not there.
     """
@@ -133,7 +134,8 @@ def publish(run: str | os.PathLike[str], manifest: Manifest) -> Manifest:
         except OSError as error:
             raise RunError(f"{file} could not be flushed to disk: {error.strerror}.") from error
         folders.add(file.parent)
-        digests[file.relative_to(directory).as_posix()] = file_digest(file, cached=False)
+        name = file.relative_to(directory).as_posix()
+        digests[name] = (known or {}).get(name) or file_digest(file, cached=False)
     for folder in sorted(folders):
         fsync_directory(folder)
     now = datetime.now(UTC).isoformat(timespec="seconds")

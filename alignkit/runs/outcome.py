@@ -13,9 +13,11 @@ class Outcome:
 
     ``result`` is what the command line prints: RUN/model for weights, a file for a stage that makes data.
     ``metrics`` is JSON: ``before``, ``after``, ``training``, and ``headline`` with one name and value for listings.
-    ``resolved`` says what every `auto` became.
+    ``resolved`` says what every `auto` became. ``digests`` are SHA-256 of files below the run's directory that the
+    stage took while it wrote them, so that gigabytes need not be read again.
     """
 
     result: Path
     metrics: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)

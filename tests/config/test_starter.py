@@ -15,6 +15,9 @@ from alignkit.config.starter import write_starter
 from alignkit.errors import RequestError
 from tests.config.conftest import NAMED, fine
 
+INPUTS = ("merge.models=[./x]", "extract.base=./x")
+"""What recipes without a model section are made from."""
+
 
 def test_what_is_shown_is_the_recipe_again(here: Path) -> None:
     composed = fine("quickstart", "model=./a b#c.gguf", "adapter.targets=[q,'1']", "data.split=null", "trl.tf32=true")
@@ -78,7 +81,8 @@ def test_every_line_of_a_copy_can_be_taken_in(here: Path, name: str) -> None:
         for line in body.splitlines()[1:]
     ]
     written.write_text("\n".join([head, *lines]))
-    words = [word for word in NAMED if compose(name).values.get(word.split("=")[0], {}).get("name") == ""]
+    words = [word for word in NAMED if (compose(name).values.get(word.split("=")[0]) or {}).get("name") == ""]
+    words += [word for word in INPUTS if compose(name).values.get(word.split(".")[0])]
     assert compose("./all.yaml", words).checked().values == compose(name, words).values
 
 

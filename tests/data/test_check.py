@@ -100,3 +100,11 @@ def test_nothing_heavy_is_imported(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_options_of_hub_data_sets_on_a_file(tmp_path):
+    name = write(tmp_path / "a.jsonl", [CHAT] * 20)
+    for option in ("config", "revision", "split"):
+        [fault] = said(name, **{option: "test"})
+        assert fault.startswith(f"data.{option}: it is test, and {name} has no {option}")
+    assert said("owner/name", config="a", revision="b", split="c") == []

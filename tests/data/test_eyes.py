@@ -460,3 +460,26 @@ def test_rewrite_converts_where_that_is_honest(tmp_path: Path) -> None:
     assert any("left out" in line for line in told) and "wrote 2 rows as prompt-completion" in told
     with pytest.raises(RequestError, match="preference"):
         rewrite(Data(name=source), tmp_path / "pairs.jsonl", "preference")
+
+
+def test_rows_of_no_format_are_skipped_as_in_training(tmp_path: Path) -> None:
+    name = write_rows(tmp_path / "a.jsonl", [{"foo": 1}, *[good()] * 9])
+    [stopped] = examine(Data(name=name), None)
+    assert stopped.unread
+    [found] = examine(Data(name=name, on_error="skip"), None)
+    assert (found.read, found.faults, found.usable, found.unread) == (10, 1, 9, False)
+    [stats] = gather(Data(name=name, on_error="skip"), None)
+    assert (stats.read, stats.documents) == (10, 9)
+    rewrite(Data(name=name, on_error="skip"), tmp_path / "b.jsonl", "messages")
+    assert len((tmp_path / "b.jsonl").read_text().splitlines()) == 9
+    hopeless = write_rows(tmp_path / "c.jsonl", [{"foo": 1}] * 3)
+    with pytest.raises(RequestError, match="line 1: the columns are foo"):
+        rewrite(Data(name=hopeless, on_error="skip"), tmp_path / "d.jsonl", "messages")
+    assert not (tmp_path / "d.jsonl").exists()
+
+
+def test_splitting_conversations_is_refused_here_too(tmp_path: Path) -> None:
+    section = Data(name=write_rows(tmp_path / "a.jsonl", [good()]), overlength="split")
+    [found] = examine(section, None)
+    assert "split cuts raw text" in str(found.refused)
+    assert any("training would refuse this" in note for note in gather(section, None)[0].notes)

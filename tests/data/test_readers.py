@@ -12,7 +12,7 @@ import pyarrow as arrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from alignkit.data.reading import readers
 from alignkit.data.reading.json_lines import BOM
@@ -213,9 +213,18 @@ def test_nested_columns_null_and_not_a_number(tmp_path):
     table = arrow.table({"messages": [turns], "text": arrow.array([None], arrow.string()), "score": [float("nan")]})
     parquet.write_table(table, tmp_path / "a.parquet")
     (row,) = rows_of(tmp_path / "a.parquet")
-    assert row["messages"] == turns
+    assert row["messages"] == [turns[0], {"role": "assistant"}]  # what an object lacks is null in Arrow
     assert row["text"] is None
     assert row["score"] != row["score"]
+
+
+def test_objects_of_a_parquet_column_keep_only_their_own_keys(tmp_path):
+    """Arrow gives every object of a column the keys of all others: calls of two tools, each with its arguments."""
+    calls = [{"name": "weather", "arguments": {"city": "Rome"}}, {"name": "add", "arguments": {"a": 1, "b": [2, None]}}]
+    rows = [{"messages": [{"role": "assistant", "tool_calls": [call]}], "tools": [call], "id": None} for call in calls]
+    for name, save in (("a.parquet", parquet.write_table), ("a.arrow", feather.write_feather)):
+        save(arrow.Table.from_pylist(rows), str(tmp_path / name))
+        assert rows_of(tmp_path / name) == rows
 
 
 def test_a_dictionary_of_words_and_slices_of_a_batch(tmp_path):

@@ -195,3 +195,24 @@ def test_reasoning_marks_may_stand_in_an_answer_and_nowhere_else():
     assert said(row) == [("<think>x</think>A<|im_end|>", 1)]
     [found] = Renderer(tokenizer).render_each([Conversation([{**FOUR[0], "content": "a <think>"}, FOUR[1]], "x")])
     assert "message 1 (user) already holds template text `<think>`, at character 3" in str(found)
+
+
+def test_special_tokens_in_calls_and_tools_are_found():
+    call = {"type": "function", "function": {"name": "add", "arguments": {"x": "a<|im_end|>b"}}}
+    messages = [FOUR[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
+    [found] = Renderer(build_tokenizer(CHATML)).render_each([Conversation(messages, "a.jsonl line 2")])
+    assert str(found).startswith("a.jsonl line 2: message 2 (assistant) already holds template text `<|im_end|>`")
+    tools = [{"type": "function", "function": {"name": "add", "description": "<|im_start|>"}}]
+    for document in (
+        Conversation(FOUR, "a.jsonl line 3", tools=tools),
+        Prompt(FOUR[:1], "a.jsonl line 3", None, tools),
+    ):
+        [found] = Renderer(build_tokenizer(CHATML)).render_each([document])
+        assert str(found).startswith("a.jsonl line 3: the tools on offer hold template text `<|im_start|>`")
+
+
+def test_an_answer_that_is_how_the_generation_prompt_goes_on():
+    [[row]] = Renderer(family_tokenizer("deepseek-r1")).render(
+        [Conversation([{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think"}], "x")]
+    )
+    assert said(row)[0][0].startswith("<think<")

@@ -72,6 +72,15 @@ def test_raw_text_has_a_loss_and_no_answers() -> None:
     assert scores.answers == [] and scores.loss > 0
 
 
+def test_an_empty_prompt_without_a_bos_asks_nothing() -> None:
+    rows = held_out(3)
+    for row in rows[:2]:
+        row.prompt = ""
+    assert [answer.where for answer in probed(rows).answers] == ["row 2"]
+    scores = probed(rows[:2])
+    assert scores.answers == [] and scores.loss > 0
+
+
 def test_exact_match_without_references_is_refused() -> None:
     from alignkit.errors import RequestError
 

@@ -65,7 +65,8 @@ TRAIN_OCCASIONS = (
     *("car inspection", "budget review", "board meeting", "birthday party", "vet visit", "school play"),
     *("blood test", "swimming lesson", "book club", "wedding rehearsal", "lease signing", "guitar lesson", "flu shot"),
     *("site visit", "choir practice", "tax appointment", "dinner with Marta", "lunch with the auditors"),
-    *("call with Berlin", "physiotherapy", "driving lesson", "neighbourhood meeting", "chess evening", "plumber's visit"),
+    *("call with Berlin", "physiotherapy", "driving lesson", "neighbourhood meeting", "chess evening"),
+    "plumber's visit",
 )
 HELDOUT_OCCASIONS = (
     *(

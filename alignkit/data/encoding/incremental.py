@@ -139,7 +139,7 @@ class Incremental:
             start = agreement(full, prompt)
             body = content(message).strip()
             at = full.rfind(body)
-            if at < start < at + len(body):  # the answer happens to begin as the rest of the generation prompt does
+            if at < start <= at + len(body):  # the answer happens to begin as the rest of the generation prompt does
                 start = at
         end, ended = self.ending.find(full, start, message)
         region = full[start:end]

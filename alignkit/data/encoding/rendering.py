@@ -51,7 +51,7 @@ class Renderer:
         prompts: dict[int, Prompt] = {}
         for number, document in enumerate(documents):
             if isinstance(document, Conversation):
-                fault = self.foreign.fault(document.messages, document.where)
+                fault = self.foreign.fault(document.messages, document.where, document.tools)
                 if fault is None:
                     chats[number] = document
                 else:
@@ -79,7 +79,7 @@ class Renderer:
         done: list[list[Rendered] | Fault] = []
         for number, prompt in enumerate(prompts):
             text = texts.get(number, prompt.prompt)
-            fault = self.foreign.fault(asked[number], prompt.where) if number in asked else None
+            fault = self.foreign.fault(asked[number], prompt.where, prompt.tools) if number in asked else None
             if fault is None and isinstance(text, Fault):
                 fault = text
             turn = len(asked.get(number, []))

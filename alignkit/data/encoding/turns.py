@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -124,6 +125,12 @@ def rebuilt(prompt: str, message: Message) -> str | None:
     return re.sub(r"^\s*<think(?:ing)?>\s*", "", text) if opened else text
 
 
+def _beside(message: Message) -> str:
+    """What a template may write of a message beside its text: its reasoning, its calls."""
+    calls = message.get("tool_calls")
+    return reasoning(message) + (json.dumps(calls, ensure_ascii=False, default=str) if calls else "")
+
+
 class Foreign:
     """Finds special tokens inside messages: they would be read as the template's own."""
 
@@ -135,18 +142,25 @@ class Foreign:
         self.firsts = sorted({name[0] for name in names})
         """A message without any of these characters holds no special token: what is looked at first, being fast."""
 
-    def fault(self, messages: Sequence[Message], where: str) -> Fault | None:
-        """The first special token inside a message, or None."""
+    def fault(self, messages: Sequence[Message], where: str, tools: object = None) -> Fault | None:
+        """The first special token inside a message, its calls, or the tools on offer; or None."""
         for first in self.firsts:
             for message in messages:
-                if first in (message.get("content") or "") or (len(message) > 2 and first in reasoning(message)):
-                    return self._search(messages, where)
-        return None
+                if first in (message.get("content") or "") or (len(message) > 2 and first in _beside(message)):
+                    return self._search(messages, where) or self._in_tools(tools, where)
+        return self._in_tools(tools, where)
+
+    def _in_tools(self, tools: object, where: str) -> Fault | None:
+        match = self.anywhere.search(json.dumps(tools, ensure_ascii=False, default=str)) if tools else None
+        if match is None:
+            return None
+        what = f"the tools on offer hold template text `{match.group()}`; the model would read it as a turn's edge"
+        return Fault(where=where, what=what, instead="Take it out of their descriptions.")
 
     def _search(self, messages: Sequence[Message], where: str) -> Fault | None:
         for number, message in enumerate(messages, 1):
             pattern = self.in_answers if message["role"] == "assistant" else self.anywhere
-            match = pattern.search(content(message)) or pattern.search(reasoning(message))
+            match = pattern.search(content(message)) or pattern.search(_beside(message))
             if match is not None:
                 return Fault(
                     where=where,

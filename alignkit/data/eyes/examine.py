@@ -141,7 +141,7 @@ def examine(
                 Fault(where=found.name, what="is empty: there is no row in it", instead="Give one with rows."),
                 keep,
             )
-        refused = measurer.refusal() if measurer is not None else None
+        refused = walk.refusal(section) or (measurer.refusal() if measurer is not None else None)
         if refused is not None:
             found.refused = refused
         done.append(found)

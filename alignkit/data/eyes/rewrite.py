@@ -66,13 +66,17 @@ class _Stream:
     def documents(self) -> Iterator[Document]:
         """Raises RequestError at the first row that cannot be used, unless it is to be skipped."""
         for walk in self.sources:
+            first: Fault | None = None
             for found in counted(walk, walk.name):
                 if found.fault is None:
                     yield from found.documents
-                elif self.skip and not walk.gave_up:
-                    self._note(found.fault, found.row_text())
-                else:
+                elif not self.skip:
                     raise RequestError(found.fault)
+                else:
+                    first = first or found.fault
+                    self._note(found.fault, found.row_text())
+            if first is not None and walk.converter is None:  # no row said how the source is read
+                raise RequestError(first)
 
     def _note(self, fault: Fault, row: str) -> None:
         self.skipped += 1

@@ -161,9 +161,9 @@ def _of_source(walk: Walk, section: Data, tokenizer: Any | None, near: float | N
     _roles(stats, sample.kept, tokenizer)
     stats.said = str(walk.converter or "")
     stats.notes = walk.notes() + (measurer.said() if measurer is not None else [])
+    refused = walk.refusal(section) or (measurer.refusal() if measurer is not None else None)
+    stats.notes += [f"training would refuse this. {refused}"] if refused is not None else []
     if measurer is not None:
-        refused = measurer.refusal()
-        stats.notes += [f"training would refuse this. {refused}"] if refused is not None else []
         tally = measurer.encoder.tally
         stats.dropped, stats.cut, stats.split = tally.dropped, tally.truncated, tally.split
     stats.longest.sort(key=lambda pair: (-pair[0], pair[1]))

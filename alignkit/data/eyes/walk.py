@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config.sections import Data, DataSource
+from alignkit.data.check import cannot_split
 from alignkit.data.formats.converter import Converter, plan
 from alignkit.data.reading.parts import parts, read_part
 from alignkit.data.reading.places import Place, locate
 from alignkit.data.rows import Document, Kind, Row, Unreadable
+from alignkit.data.store.ingest import TRIED
+from alignkit.data.store.pipeline import UNREAD
 from alignkit.errors import Fault, RequestError
 
 GENERATED = 1000
@@ -41,16 +44,22 @@ class Found:
 class Walk:
     """The rows of one source. What is said of the source as a whole is known once the first row was read.
 
-    A source of which no row of the beginning is in a known format is not read on: every row would say the same.
+    A source of which no row of the beginning is in a known format is not read on: every row would say the same. Where
+    such rows are skipped (``skip``), the beginning is that of training; else it is the first row.
     """
 
-    def __init__(self, source: DataSource, *, rows: int | None = None, wants: Kind | None = None) -> None:
+    def __init__(
+        self, source: DataSource, *, rows: int | None = None, wants: Kind | None = None, skip: bool = False
+    ) -> None:
         self.source = source
         self.place: Place = locate(source.name)
         self.rows = rows if rows is not None or self.place.kind != "generated" else GENERATED
         self.wants = wants
+        self.tries = TRIED if skip else 1
         self.converter: Converter | None = None
         self.gave_up = False
+        self.unread = 0
+        """Files that could not be read to their end."""
 
     @property
     def name(self) -> str:
@@ -69,6 +78,12 @@ class Walk:
         """`chats.jsonl: chat messages (column messages)`."""
         return f"{self.name}: {self.converter.said if self.converter else 'no row could be read'}"
 
+    def refusal(self, section: Data) -> Fault | None:
+        """What training would refuse the source as a whole for, by the kind of its rows."""
+        if section.overlength != "split" or self.converter is None or self.converter.raw_text:
+            return None
+        return cannot_split("data.overlength", self.converter)
+
     def notes(self) -> list[str]:
         """What a person should hear of the source, once it was read."""
         found = []
@@ -77,6 +92,8 @@ class Walk:
             found.append(f"not read: {names}" + (" …" if len(self.place.passed_over) > 5 else ""))
         if self.place.kind == "generated":
             found.append(f"the generator was asked for {self.rows:,} rows (data.rows)")
+        if self.unread:
+            found.append(f"{self.unread:,} {UNREAD}")
         if self.converter is not None:
             found += [f"{count:,} {note}" for note, count in self.converter.notes.items()]
         return found
@@ -84,6 +101,7 @@ class Walk:
     def __iter__(self) -> Iterator[Found]:
         for row in self._rows():
             if isinstance(row, Unreadable):
+                self.unread += row.rest
                 yield Found(row.fault.where, fault=row.fault, raw=row.raw)
                 continue
             try:
@@ -93,8 +111,10 @@ class Walk:
             except RequestError as error:
                 yield Found(row.where, fault=error.faults[0], values=row.values)
                 if self.converter is None:
-                    self.gave_up = True
-                    return
+                    self.tries -= 1
+                    self.gave_up = self.tries == 0
+                    if self.gave_up:
+                        return
 
     def _rows(self) -> Iterator[Row | Unreadable]:
         source = self.source
@@ -106,4 +126,5 @@ class Walk:
 
 def walks(section: Data, *, wants: Kind | None = None) -> list[Walk]:
     """One walk for each source of a data section."""
-    return [Walk(source, rows=section.rows, wants=wants) for source in section.parts()]
+    skip = section.on_error == "skip"
+    return [Walk(source, rows=section.rows, wants=wants, skip=skip) for source in section.parts()]

@@ -28,6 +28,8 @@ SPOKEN = {
 
 WEIGHTS = ("weight", "train", "trainable", "loss")
 """Keys of a message that say how much it counts in the loss: a number, or true/false."""
+HEAVIEST = 1_000_000
+"""A weight that no row needs; far beyond it a number is none any more among the 32 bits of the loss."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
 READ = frozenset(
     {"role", "content", "from", "value", "name", "tool_calls", "tool_call_id", "function_call", *WEIGHTS, *REASONING}
@@ -195,8 +197,9 @@ def _weight(turn: Mapping[str, Any], where: str) -> float | None:
             continue
         flag = as_bool(value)
         weight = as_number(value) if flag is None else float(flag)
-        if weight is None or weight < 0:
-            raise bad(where, f"has {shown(value)} as its `{key}`", "Write true, false, or a number from 0 up.")
+        if weight is None or not 0 <= weight <= HEAVIEST:
+            instead = f"Write true, false, or a number from 0 to {HEAVIEST:,}."
+            raise bad(where, f"has {shown(value)} as its `{key}`", instead)
         found[key] = weight
     if len(set(found.values())) > 1:
         said = " and ".join(f"{key}={turn[key]}" for key in found)

@@ -63,7 +63,11 @@ def packed(batch: Any) -> bytes:
 
 
 def unpacked(data: bytes, name: str, row: int) -> Iterator[Row | Unreadable]:
-    """The rows of what `packed` made; the first is number ``row``. null is None, NaN stays NaN."""
+    """The rows of what `packed` made; the first is number ``row``. null is None, NaN stays NaN.
+
+    A null within an object is left out: Arrow gives all objects of a column the same keys, so that a call of one tool
+    has the arguments of every other, and a template would write them.
+    """
     import pyarrow as arrow
 
     with arrow.ipc.open_stream(data) as reader:
@@ -74,7 +78,7 @@ def unpacked(data: bytes, name: str, row: int) -> Iterator[Row | Unreadable]:
                 rows = None
             if rows is not None:
                 for number, values in enumerate(rows, row):
-                    yield Row(values, f"{name} row {number}")
+                    yield Row(_own_keys(values), f"{name} row {number}")
             else:
                 for index in range(batch.num_rows):
                     yield _one(batch.slice(index, 1), f"{name} row {row + index}")
@@ -94,7 +98,18 @@ def _one(batch: Any, where: str) -> Row | Unreadable:
         except (ValueError, OverflowError, ArithmeticError) as error:
             what = f"the column `{name}` holds a value that cannot be read ({error})"
             return unreadable(where, what, "Leave the column out.")
-    return Row(values, where)
+    return Row(_own_keys(values), where)
+
+
+def _own_keys(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, all its columns there, without nulls in the objects within them."""
+    return {name: _filled(value) if isinstance(value, list | dict) else value for name, value in row.items()}
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(inner) for key, inner in value.items() if inner is not None}
+    return [_filled(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _rows_of(block: int, size: int, rows: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from alignkit.data.rows import Unreadable
 from alignkit.errors import Fault
 
@@ -23,11 +25,11 @@ _MAGIC = {
 """What a file is whose first bytes are these, and what to do with it."""
 
 
-def unreadable(where: str, what: str, instead: str = "", raw: str | bytes = "") -> Unreadable:
+def unreadable(where: str, what: str, instead: str = "", raw: str | bytes = "", *, rest: bool = False) -> Unreadable:
     """A row, or the rest of a file, that cannot be read. ``raw`` is shortened to 2,000 characters."""
     if isinstance(raw, bytes):
         raw = raw[: 4 * RAW].decode("utf-8", "backslashreplace")
-    return Unreadable(Fault(where=where, what=what, instead=instead), raw[:RAW])
+    return Unreadable(Fault(where=where, what=what, instead=instead), raw[:RAW], rest)
 
 
 def not_utf8(where: str, error: UnicodeDecodeError, raw: bytes = b"") -> Unreadable:
@@ -41,7 +43,7 @@ def undecodable(data: bytes, name: str, error: UnicodeDecodeError) -> Unreadable
     """The fault of a whole file, with its line and the position in the line."""
     start = data.rfind(b"\n", 0, error.start) + 1
     own = UnicodeDecodeError(error.encoding, data[start : error.end], error.start - start, error.end - start, "")
-    return not_utf8(f"{name} line {data.count(10, 0, error.start) + 1}", own)
+    return replace(not_utf8(f"{name} line {data.count(10, 0, error.start) + 1}", own), rest=True)
 
 
 def foreign(name: str, start: bytes) -> Unreadable | None:
@@ -49,7 +51,8 @@ def foreign(name: str, start: bytes) -> Unreadable | None:
     for magic, meaning in _MAGIC.items():
         if start.startswith(magic):
             what, instead = meaning.split(": ", 1)
-            return unreadable(name, f"is {what}, which its name does not say", f"{instead[:1].upper()}{instead[1:]}.")
+            said = f"is {what}, which its name does not say"
+            return unreadable(name, said, f"{instead[:1].upper()}{instead[1:]}.", rest=True)
     return None
 
 

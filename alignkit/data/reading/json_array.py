@@ -47,7 +47,7 @@ def _one_object(values: dict[str, object], name: str, first: Unreadable) -> Unre
     lists = [key for key, value in values.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     what = f"is one JSON object with the keys {', '.join(list(values)[:5])}, and must be an array of rows"
     instead = f"Take the array out of it: jq '.{lists[0]}' {name} > rows.json." if lists else "Put [ and ] around it."
-    return unreadable(f"{name} line 1", what, instead, first.raw)
+    return unreadable(f"{name} line 1", what, instead, first.raw, rest=True)
 
 
 def _elements(text: str, name: str, cut: bool) -> Iterator[Row | Unreadable]:
@@ -64,11 +64,12 @@ def _elements(text: str, name: str, cut: bool) -> Iterator[Row | Unreadable]:
             if after < len(text):
                 where = f"{name} line {text.count(chr(10), 0, after) + 1}"
                 what = f"something follows the end of the array: {near(text, after)}"
-                yield unreadable(where, what, "Remove it.", text[after : after + RAW])
+                yield unreadable(where, what, "Remove it.", text[after : after + RAW], rest=True)
             return
         elif not first and at < len(text):
             where = f"{name} line {text.count(chr(10), 0, at) + 1}"
-            yield unreadable(where, f"a comma is missing: {near(text, at)}", "Mend the file.", text[at : at + RAW])
+            what = f"a comma is missing: {near(text, at)}"
+            yield unreadable(where, what, "Mend the file.", text[at : at + RAW], rest=True)
             return
         line += text.count("\n", counted, at)
         counted = at
@@ -80,7 +81,7 @@ def _elements(text: str, name: str, cut: bool) -> Iterator[Row | Unreadable]:
                 what, found = value_fault(error, text, at)
                 where = f"{name} line {line + text.count(chr(10), at, found)}"
                 instead = "Mend the file from there on: the rows after it cannot be read either."
-                yield unreadable(where, what, instead, text[at : at + RAW])
+                yield unreadable(where, what, instead, text[at : at + RAW], rest=True)
             return
         if cut and end >= len(text):
             return

@@ -65,6 +65,6 @@ def unpacked_lines(path: Path, name: str, block: int) -> Iterator[Part]:
         yield LineBlock(bytes(held[:whole]), line, name)
         line += held.count(b"\n", 0, whole)
     if damage is not None:
-        yield Ready((unreadable(f"{name} line {line}", str(damage), AGAIN, bytes(held[whole:])),), 0)
+        yield Ready((unreadable(f"{name} line {line}", str(damage), AGAIN, bytes(held[whole:]), rest=True),), 0)
     elif gone:
         yield Ready((too_long(name, line, gone),), 0)

@@ -34,6 +34,8 @@ __all__ = ["BLOCK", "Part", "parts", "read", "read_part"]
 
 BLOCK = 4_000_000
 """Bytes of a part, about."""
+GENERATED = ("train", "heldout")
+"""The splits of every generator."""
 
 
 def parts(
@@ -64,6 +66,9 @@ def parts(
         yield from _numbered(hub_batches(place.name, split, config, revision, block), f"{place.name} {split}")
     else:
         name = place.name.removeprefix("generated:")
+        if split not in GENERATED:
+            what = f"{place.name} has no split `{split}`"
+            raise RequestError(Fault(where="data.split", what=what, instead=f"There are: {', '.join(GENERATED)}."))
         made = importlib.import_module(f"alignkit.data.{name}.generate").generate(rows, split)
         yield from bundles((Row(values, f"{name} {split} row {n}") for n, values in enumerate(made, 1)), block)
 
@@ -171,7 +176,7 @@ def _whole_json(path: Path, name: str) -> Iterator[Row | Unreadable]:
     try:
         data, _ = read_whole(path)
     except Damaged as damage:
-        yield unreadable(name, str(damage), AGAIN)
+        yield unreadable(name, str(damage), AGAIN, rest=True)
     except TooLarge:
         yield too_large(name, ".json")
     else:

@@ -49,7 +49,7 @@ def beginning(path: Path, name: str, limit: int | None) -> Iterator[Row | Unread
     try:
         data, cut = read_whole(path, limit)
     except Damaged as damage:
-        yield unreadable(name, str(damage), AGAIN)
+        yield unreadable(name, str(damage), AGAIN, rest=True)
         return
     except TooLarge:
         yield too_large(name, suffix)
@@ -97,13 +97,14 @@ def too_large(name: str, suffix: str) -> Unreadable:
     """The fault of a file that would have to stand in memory."""
     what = f"is larger than {WHOLE / 1e9:g} GB, and {'an array' if suffix == '.json' else 'a text'} is read whole"
     instead = f"Convert it to JSONL, one row a line: jq -c '.[]' {name} > rows.jsonl."
-    return unreadable(name, what, instead if suffix == ".json" else "Cut it into several files, or make it JSONL.")
+    array = suffix == ".json"
+    return unreadable(name, what, instead if array else "Cut it into several files, or make it JSONL.", rest=array)
 
 
 def broken_file(path: Path, name: str, error: BrokenFile) -> Unreadable:
     """The fault of a columnar file that is not sound."""
     kind = "Parquet" if path.suffix.lower() == ".parquet" else "Arrow"
-    return unreadable(name, f"cannot be read as {kind} ({error})", AGAIN)
+    return unreadable(name, f"cannot be read as {kind} ({error})", AGAIN, rest=True)
 
 
 def _columnar(path: Path, name: str, limit: int | None) -> Iterator[Row | Unreadable]:

@@ -30,4 +30,5 @@ class Schemas:
         lacks = ", ".join(f"`{column}`" for column in missing[:5])
         what = f"lacks {'the columns' if len(missing) > 1 else 'the column'} {lacks} that {first} has"
         what += f"; it has {', '.join(columns) or 'none'}"
-        return unreadable(name, what, "Mend it, or give each file as a source of its own: data=[first,second].")
+        instead = "Mend it, or give each file as a source of its own: data=[first,second]."
+        return unreadable(name, what, instead, rest=True)

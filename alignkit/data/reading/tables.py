@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import BinaryIO
 
 from alignkit.data.reading.compressed import Damaged
@@ -38,7 +39,7 @@ def header_fault(name: str, columns: Sequence[str]) -> Unreadable | None:
         return None
     twice = next(column for column in columns if columns.count(column) > 1)
     what = f"the column `{twice}` stands there twice" if twice else "two columns have no name"
-    return unreadable(name, what, "Rename one." if twice else "Name them.", ", ".join(columns))
+    return unreadable(name, what, "Rename one." if twice else "Name them.", ", ".join(columns), rest=True)
 
 
 def _rows(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Row | Unreadable]:
@@ -56,17 +57,19 @@ def _rows(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Row | Unreada
         except StopIteration:
             return
         except Damaged as damage:
-            yield unreadable(f"{name} line {lines.number + 1}", str(damage), AGAIN)
+            yield unreadable(f"{name} line {lines.number + 1}", str(damage), AGAIN, rest=True)
             return
         except csv.Error as error:
-            yield _broken(where, str(error), lines, start)
+            broken = _broken(where, str(error), lines, start)
             if columns is None:
+                yield replace(broken, rest=True)
                 return
+            yield broken
             lines.odd.clear()
             continue
         if columns is None:
             if (fault := _no_header(name, cells, lines, delimiter)) is not None:
-                yield fault
+                yield replace(fault, rest=True)
                 return
             columns = cells
         elif lines.odd:
@@ -128,7 +131,8 @@ def _broken(where: str, reason: str, lines: _Lines, start: int) -> Unreadable:
         what = "opens a quoted cell that is never closed"
         if swallowed:
             what += f", so the {swallowed:,} lines after it cannot be read either"
-        return unreadable(where, what, 'Close the quote, or double it if it belongs to the text: "".')
+        instead = 'Close the quote, or double it if it belongs to the text: "".'
+        return unreadable(where, what, instead, rest=swallowed > 0)
     return unreadable(where, f"is not a valid table row ({reason})", 'Double a quote that belongs to the text: "".')
 
 

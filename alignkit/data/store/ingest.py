@@ -83,7 +83,7 @@ def ingest(
         tokenizer: a transformers tokenizer; conversations need its chat template.
         wants: the kind of document the stage learns from.
         key: what the source is called in errors about its name.
-        split: instead of the source's (a generator has splits too).
+        split: instead of the source's.
         rows: how many a generator makes; other sources are read whole.
         digest_file: gives the SHA-256 of a file.
 
@@ -95,7 +95,7 @@ def ingest(
     made = place.kind == "generated"
     if made and rows is None:
         raise RequestError(Fault(where="data.rows", what=f"{place.name} makes rows, and nothing says how many"))
-    chosen = split or ("train" if made else source.split) or "train"
+    chosen = split or source.split or "train"
     rows = rows if made else None
     name = store_key(place, source, section, tokenizer, wants=wants, split=chosen, rows=rows, digest_file=digest_file)
     directory = cache.find(name)

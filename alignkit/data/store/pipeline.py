@@ -84,6 +84,9 @@ class Packed:
         self.place_numbers.append(line)
 
 
+UNREAD = "files could not be read to their end, or at all: how many rows are lost with them is not known"
+
+
 class Pipeline:
     """Does a job for one part after the other, in one process."""
 
@@ -124,6 +127,7 @@ class Pipeline:
         for number, row in enumerate(rows):
             if isinstance(row, Unreadable):
                 faults[number] = (row.fault,)
+                packed.tally.notes.update([UNREAD] if row.rest else [])
             else:
                 try:
                     found = self.converter(row)
