@@ -27,7 +27,7 @@ def composed(data: str, words: list[str], recipes: list[Path], schema: type[R]) 
     file = shipped_recipes() / "command" / "data.yaml"
     named = data.removeprefix("data=")
     if named == "-":
-        named = _spooled()
+        named = spooled_stdin()
     made = compose(str(file), [f"data={named}", *words], recipes=recipes, schema=schema)
     recipe = made.recipe
     assert isinstance(recipe, schema)
@@ -63,7 +63,7 @@ def _data_faults(section: Data) -> Iterator[Fault]:
         yield fault
 
 
-def _spooled() -> str:
+def spooled_stdin() -> str:
     """Rows from stdin as a file, so that they have line numbers and can be read by several processes."""
     import atexit
     import shutil

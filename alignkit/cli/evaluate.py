@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alignkit.cli.data_request import spooled_stdin
 from alignkit.cli.words import Quiet, Recipes, Verbose, verbosity
 from alignkit.errors import RequestError
+from alignkit.runs.spool import STDIN
 
 if TYPE_CHECKING:
     from alignkit.evaluation.recipe import EvalRecipe
@@ -70,6 +72,8 @@ def _checked(model: str, overrides: list[str], recipes: list[Path]) -> EvalRecip
     recipe = composed.recipe
     assert isinstance(recipe, EvalRecipe)
     faults = list(composed.faults)
+    if recipe.data.name == STDIN and not faults:
+        recipe.data.name = spooled_stdin()
     if recipe.data.name or recipe.data.sources:
         faults += data_check.check(recipe.data, where="data")
     chosen = composed.origins["data.max_length"] != BUILT_IN
@@ -91,7 +95,7 @@ def _show(scores: Scores, recipe: EvalRecipe, as_json: bool) -> None:
     table = comparison_table(None, replace(scores, answers=scores.answers[: recipe.evaluation.samples]))
     if as_json:
         log.table(table)
-        names = {"model": recipe.model.name, "data": recipe.data.name}
+        names = {"model": recipe.model.name, "data": recipe.data.name or [one.name for one in recipe.data.sources]}
         print(json.dumps({**names, **scores.as_dict()}, ensure_ascii=False))
     elif sys.stdout.isatty():
         from rich.console import Console

@@ -24,11 +24,12 @@ def rows_held_out(pool: Pool, documents: Numbers, section: Data, tokenizer: Any)
     """The rows of documents, and how many documents have none left, by reason. Nothing is tokenised anew but
     conversations that were cut, whose prompt is not the document's."""
     renderer = Renderer(tokenizer, section.train_on)
+    encoder = DocumentEncoder(section, tokenizer)
     rows: list[HeldOut] = []
     lost: Counter[str] = Counter()
     for number in documents:
         store, own = pool.place(int(number))
-        found = list(_rows_of(store, own, renderer, section, tokenizer))
+        found = list(_rows_of(store, own, renderer, section, encoder))
         if not found:
             lost[TOO_LONG.format(section.max_length)] += 1
         rows += found
@@ -75,7 +76,9 @@ def held_out_pieces(view: View) -> list[HeldOut]:
     return [HeldOut(row.input_ids, row.labels, row.where, row.weights) for row in view]
 
 
-def _rows_of(store: RowStore, number: int, renderer: Renderer, section: Data, tokenizer: Any) -> Iterator[HeldOut]:
+def _rows_of(
+    store: RowStore, number: int, renderer: Renderer, section: Data, encoder: DocumentEncoder
+) -> Iterator[HeldOut]:
     first, end = store.rows_of(number)
     if first == end:
         return
@@ -86,7 +89,7 @@ def _rows_of(store: RowStore, number: int, renderer: Renderer, section: Data, to
     assert isinstance(document, Conversation | Completion)
     rendered = renderer.render([document])[0]
     if len(rendered) != end - first or (section.overlength == "truncate" and isinstance(document, Conversation)):
-        yield from DocumentEncoder(section, tokenizer).encode_held_out([document])
+        yield from encoder.encode_held_out([document])
         return
     for index, text in zip(range(first, end), rendered, strict=True):
         row = store[index]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.cli.conftest import Runner
@@ -87,3 +89,13 @@ def test_the_same_request_never_touches_torch_before_it_is_sound() -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules), 'torch was imported'\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_rows_from_stdin(tiny_llama: Path, chats: Path) -> None:
+    words = ["eval", str(tiny_llama), "data=-", "evaluation.rows=3", "evaluation.max_new_tokens=2", "-q"]
+    with chats.open() as rows:
+        done = subprocess.run(
+            [sys.executable, "-m", "alignkit", *words], stdin=rows, capture_output=True, text=True, timeout=240
+        )
+    assert done.returncode == 0, done.stderr
+    assert "3 held-out rows" in done.stdout

@@ -135,3 +135,11 @@ def test_special_tokens_inside_a_message_are_found(family, said, data):
     messages = messages_of([(said, "a"), (said + token + said, "b")])
     [found] = Renderer(tokenizer).render_each([Conversation(messages, "chats.jsonl line 3")])
     assert str(found).startswith("chats.jsonl line 3: message 3 (user) already holds template text `")
+
+
+@pytest.mark.parametrize("said", ["<", "<think", "<th", ">", "><"])
+def test_an_answer_that_begins_as_the_rest_of_the_generation_prompt_does(said):
+    chat = Conversation([{"role": "user", "content": "a"}, {"role": "assistant", "content": said}], "x")
+    [row] = Renderer(family_tokenizer("deepseek-r1")).render([chat])[0]
+    [(start, end)] = row.spans
+    assert row.text[start:end] == SAID["deepseek-r1"](said)

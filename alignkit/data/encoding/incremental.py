@@ -31,6 +31,8 @@ from alignkit.errors import Fault
 
 REWRITTEN = "conversations became one row per answer, because the template rewrites earlier turns"
 NO_END = "conversations became one row per answer, because the template does not end a turn with a special token"
+LONGEST_OPENING = 64
+"""Characters of a generation prompt that an answer may happen to begin with."""
 UNALIGNED = "answers do not begin as the template's generation prompt ends; they are trained from where both agree"
 REBUILT = "answers were written after the generation prompt as a model says them, because the template drops reasoning"
 NO_REASONING = "answers lost their reasoning, because the template writes none"
@@ -136,11 +138,7 @@ class Incremental:
         message = chat.messages[turn]
         start, aligned = len(prompt), full.startswith(prompt)
         if not aligned:
-            start = agreement(full, prompt)
-            body = content(message).strip()
-            at = full.rfind(body)
-            if at < start <= at + len(body):  # the answer happens to begin as the rest of the generation prompt does
-                start = at
+            start = self._begins(full, agreement(full, prompt), content(message).strip())
         end, ended = self.ending.find(full, start, message)
         region = full[start:end]
         answer, thought = lost_answer(message, region), lost_reasoning(message, region)
@@ -172,6 +170,16 @@ class Incremental:
         if not aligned:
             self.notes[UNALIGNED] += 1
         return Rendered(full[:end], [(start, end)], chat.where, eos=not ended, document=chat, turn=turn)
+
+    def _begins(self, full: str, agreed: int, body: str) -> int:
+        """Where an answer begins whose text agrees with the generation prompt up to ``agreed``. It may begin before
+        that: an answer `<` agrees with a prompt that goes on with `<think>`."""
+        for at in range(max(0, agreed - min(len(body), LONGEST_OPENING)), agreed):
+            if full.startswith(body, at):
+                rest = full[at + len(body) :].lstrip()
+                if not rest or self.special.match(rest):
+                    return at
+        return agreed
 
     @property
     def ending(self) -> Ending:

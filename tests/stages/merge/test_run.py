@@ -282,7 +282,10 @@ def _tensors_done(root: Path) -> bool:
     return any(file.read_text().count('"done"') > 2 for file in root.glob("*/.model.tmp-journal"))
 
 
-def test_did_it_work(tmp_path: Path, llamas: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_did_it_work(
+    tmp_path: Path, llamas: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # a narrow table breaks its headings
     rows = write_chats(tmp_path / "rows.jsonl", 12)
     words = ["merge.method=passthrough", words_of(llamas / "a"), f"data={rows}", "data.max_length=64"]
     words += ["evaluation.rows=4", "evaluation.exact_match=false", "evaluation.samples=0"]
