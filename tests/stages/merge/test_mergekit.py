@@ -13,7 +13,7 @@ from alignkit.stages.merge.mergekit import read_mergekit
 from alignkit.stages.merge.parameters import value_at
 from alignkit.stages.merge.recipe import Rule
 
-BENCH = Path("/work/shared/bench/mergekit")
+BENCH = Path(__file__).parents[4] / "shared" / "bench" / "mergekit"
 
 
 LAYER = r"^(?=(?:.*\.)?\d+\.)"
