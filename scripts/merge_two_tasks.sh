@@ -10,8 +10,12 @@ runs=${1:-runs}
 tickets=$(alignkit train recipe=quickstart run.root="$runs")
 notes=$(alignkit train recipe=quickstart data=appointments run.root="$runs")
 
+# The tickets weigh more: at equal weights every merge answers with calendar lines alone.
 merged() {
-    alignkit train recipe=merge "merge.models=[$tickets,$notes]" merge.into=model run.root="$runs" "$@"
+    method=$1 left=$2 right=$3
+    shift 3
+    alignkit train recipe=merge merge.method="$method" merge.into=model run.root="$runs" "$@" \
+        "merge.models=[{name: $tickets, weight: $left},{name: $notes, weight: $right}]"
 }
 
 # The exact matches of a model on 100 held-out rows of a task.
@@ -29,8 +33,7 @@ echo '| --- | ---: | ---: |'
 line 'SmolLM2-135M-Instruct' smollm2-135m
 line 'adapter for tickets' "$tickets"
 line 'adapter for appointments' "$notes"
-line 'linear' "$(merged merge.method=linear)"
-line 'slerp, t 0.5' "$(merged merge.method=slerp merge.t=0.5)"
-line 'task arithmetic, weights 0.7' "$(merged merge.method=task_arithmetic merge.weight=0.7 base=smollm2-135m)"
-line 'ties, density 0.5, λ 1.2' "$(merged merge.method=ties merge.density=0.5 merge.scaling=1.2 base=smollm2-135m)"
-line 'dare_ties, density 0.7' "$(merged merge.method=dare_ties merge.density=0.7 base=smollm2-135m)"
+line 'linear, 0.6 and 0.4' "$(merged linear 0.6 0.4)"
+line 'task arithmetic, 0.9 and 0.6' "$(merged task_arithmetic 0.9 0.6 base=smollm2-135m)"
+line 'ties, 0.6 and 0.4, density 0.5' "$(merged ties 0.6 0.4 base=smollm2-135m merge.density=0.5)"
+line 'dare_ties, 0.9 and 0.6, density 0.7' "$(merged dare_ties 0.9 0.6 base=smollm2-135m merge.density=0.7)"
