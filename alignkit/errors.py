@@ -7,7 +7,6 @@ no table of its own.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,7 +63,3 @@ class Interrupted(AlignkitError):
         super().__init__(message)
         self.signum = signum
         self.exit_code = 128 + signum
-
-    @property
-    def signal_name(self) -> str:
-        return signal.Signals(self.signum).name

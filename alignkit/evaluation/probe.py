@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignkit.config.sections import Evaluation
+from alignkit.console.progress import counting
 from alignkit.data.answers import matches
 from alignkit.data.encoding.tokenizing import plain_prefix
 from alignkit.data.rows import HeldOut
 from alignkit.errors import Fault, RequestError
 from alignkit.evaluation.generation import Answer, generate_answers, pad_id
-from alignkit.evaluation.progress import counting
 from alignkit.evaluation.scores import Graded, Scores
 from alignkit.evaluation.scoring import held_out_loss
 

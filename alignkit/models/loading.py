@@ -6,7 +6,6 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -251,8 +250,3 @@ def readable(source: Source, what: str) -> Iterator[None]:
         raise RequestError(
             Fault(where="model.name", what=f"{what} of {source.place} could not be read: {first}", instead=instead)
         ) from error
-
-
-def source_directory(source: Source) -> Path | None:
-    """The directory that transformers reads for `source`; None for a hub name."""
-    return None if source.kind == "hub" else Path(_where(source)[0])

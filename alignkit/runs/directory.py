@@ -70,10 +70,6 @@ class RunDirectory(os.PathLike[str]):
         return self.path / "recipe.yaml"
 
     @property
-    def environment_file(self) -> Path:
-        return self.path / "environment.txt"
-
-    @property
     def log_file(self) -> Path:
         return self.path / "log.txt"
 

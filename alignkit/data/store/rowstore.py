@@ -197,10 +197,6 @@ class View(Sequence[Encoded]):
                 found[mine] = getattr(store, name)[self.rows[mine]]
         return found
 
-    def store_of(self, index: int) -> tuple[RowStore, int]:
-        """The store of a row and the row's number there."""
-        return self.stores[self.which[index]], int(self.rows[index])
-
     def __getstate__(self) -> dict[str, Any]:
         return {"stores": self.stores, "which": self.which, "rows": self.rows}
 

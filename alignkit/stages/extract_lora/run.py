@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignkit.console import log
+from alignkit.console.progress import counting
 from alignkit.errors import RequestError
 from alignkit.models.cards import Card, license_of, write_card
 from alignkit.models.locating import Source, locate
@@ -17,7 +18,6 @@ from alignkit.stages.extract_lora.extraction import Extraction, extract
 from alignkit.stages.extract_lora.modules import modules_of
 from alignkit.stages.extract_lora.recipe import Recipe
 from alignkit.stages.merge.adapter_writing import write_adapter
-from alignkit.stages.merge.progress import counting_bytes
 
 
 def run(recipe: Recipe, run: RunDirectory) -> Outcome:
@@ -28,7 +28,7 @@ def run(recipe: Recipe, run: RunDirectory) -> Outcome:
     modules = modules_of(pair.base.config, pair.base.tensors)
     log.say(f"extracting an adapter of rank {recipe.extract.rank} at most from {len(modules.linear)} linear layers")
     total = sum(pair.base.tensors[name].nbytes for name in modules.linear if name in pair.names)
-    with counting_bytes(total, "extracting") as progress:
+    with counting("extracting", total, in_bytes=True) as progress:
         found = extract(pair, recipe.extract, modules, seed=recipe.seed, progress=progress)
     figures = found.figures()
     _tell(found, figures, recipe)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.console import log
+from alignkit.console.progress import counting
 from alignkit.errors import Fault, RequestError
 from alignkit.runs.directory import RunDirectory
 from alignkit.runs.outcome import Outcome
@@ -17,7 +18,6 @@ from alignkit.stages.merge.evaluate import evaluate
 from alignkit.stages.merge.files import write_files
 from alignkit.stages.merge.parents import fetch, gives_adapter, sections, sources
 from alignkit.stages.merge.plan import Plan
-from alignkit.stages.merge.progress import counting_bytes
 from alignkit.stages.merge.recipe import Recipe
 from alignkit.tensors.engine import run as run_jobs
 from alignkit.tensors.layout import TensorSpec
@@ -78,7 +78,7 @@ def _merge(recipe: Recipe, run: RunDirectory, plan: Plan, stated: dict[str, Any]
             f"merging {len(plan.parents.models)} models by {plan.method.name}: "
             f"{len(specs)} tensors, {plan.nbytes / 1e9:.2f} GB"
         )
-        with counting_bytes(plan.nbytes) as progress:
+        with counting("merging", plan.nbytes, in_bytes=True) as progress:
             run_jobs(plan.jobs(), output, threads=threads, progress=progress)
         if output.nonfinite:
             first = sorted(output.nonfinite)[:3]

@@ -1,0 +1,42 @@
+"""How far long work is: a bar for a person at a terminal, a line now and then for a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from alignkit.console import log
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def counting(what: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with the number of things, or of bytes, just done; ``what`` reads like "answers"."""
+    if log.is_terminal() and log.verbosity >= log.NORMAL:
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+        with Progress(*columns, console=log.console(), transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    done, spoke = 0, time.monotonic()
+
+    def count(number: int) -> None:
+        nonlocal done, spoke
+        done += number
+        if done < total and time.monotonic() - spoke >= SECONDS_BETWEEN_LINES:
+            spoke = time.monotonic()
+            log.say(f"{what}: {done / 1e9:.2f} of {total / 1e9:.2f} GB" if in_bytes else f"{what}: {done} of {total}")
+
+    yield count
