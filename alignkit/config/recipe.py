@@ -28,8 +28,8 @@ from alignkit.config.sections import (
 )
 from alignkit.errors import Fault
 
-Kind: TypeAlias = Literal["demonstration", "preference", "feedback", "ranking", "prompt", "labelled"]
-"""What a row is good for: to imitate, to compare, to judge, to rank, to answer, to classify."""
+Kind: TypeAlias = Literal["demonstration", "preference", "feedback", "scored", "ranking", "prompt", "labelled"]
+"""What a row is good for: to imitate, to compare, to judge, to rate, to rank, to answer, to classify."""
 
 
 @dataclass(kw_only=True)

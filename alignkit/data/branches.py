@@ -35,6 +35,10 @@ class Branched:
     """Of feedback: whether the answer was wanted."""
     margin: float | None = None
     """Of pairs with scores: the chosen answer's score less the rejected one's."""
+    score: float | None = None
+    """Of a scored answer: what it is worth."""
+    group: str | None = None
+    """Of a pair: which part of a benchmark it belongs to."""
 
     def __len__(self) -> int:
         """Tokens with the trunk counted once."""

@@ -10,6 +10,7 @@ All three layouts carry the same keys for scoring, so whoever computes a loss ne
     rows: list[str]             where each row stands in its source
     row_numbers: list[int]      which row of the data set each is
     desirable (R,) bool         of feedback: whether a row's answer was wanted
+    scores (R,) float32         of scored answers: what each is worth
     margins (R,) float32        of pairs with scores, where all of the batch have one
 
 Letters: R rows of the batch, A answers, N scored tokens; B and T as the layout says.
@@ -165,6 +166,9 @@ def _about(features: Sequence[Feature]) -> dict[str, Any]:
     wanted = [row.desirable for row in rows if row.desirable is not None]
     if len(wanted) == len(rows):
         about["desirable"] = torch.tensor(wanted, dtype=torch.bool)
+    scores = [row.score for row in rows if row.score is not None]
+    if len(scores) == len(rows):
+        about["scores"] = torch.tensor(scores, dtype=torch.float32)
     margins = [row.margin for row in rows if row.margin is not None]
     if len(margins) == len(rows):
         about["margins"] = torch.tensor(margins, dtype=torch.float32)

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from alignkit.data.branches import Branch, Branched
 from alignkit.data.pool import Numbers, Pool
-from alignkit.data.rows import Feedback, Preference
+from alignkit.data.rows import Feedback, Preference, Scored
 from alignkit.data.store.rowstore import RowStore, View
 
-Wanted: TypeAlias = Literal["preference", "feedback"]
-"""Pairs, or single answers that were wanted or not."""
+Wanted: TypeAlias = Literal["preference", "feedback", "scored"]
+"""Pairs, single answers that were wanted or not, or single answers with a number."""
 
 
 class Comparisons(Sequence[Branched]):
     """Documents of one kind, one after the other. It can be sent to another process, and takes a few bytes a row."""
 
     def __init__(self, view: View, branches: int) -> None:
-        """``view``: the rows of the documents, ``branches`` for each (pairs 2, feedback 1), the best first."""
+        """``view``: the rows of the documents, ``branches`` for each (pairs 2, others 1), the best first."""
         self.view, self.branches = view, branches
 
     @classmethod
@@ -91,7 +91,7 @@ def _branched(store: RowStore, first: int, count: int) -> Branched:
         branches.append(Branch(store.tokens[begin:end].tolist(), store.mask[begin:end].astype(bool).tolist()))
     number = int(store.documents[first])
     document = store.document(number)
-    assert isinstance(document, Preference | Feedback)
+    assert isinstance(document, Preference | Feedback | Scored)
     margin = None
     if isinstance(document, Preference) and document.chosen_score is not None and document.rejected_score is not None:
         margin = document.chosen_score - document.rejected_score
@@ -101,4 +101,6 @@ def _branched(store: RowStore, first: int, count: int) -> Branched:
         where=store.document_where(number),
         desirable=document.label if isinstance(document, Feedback) else None,
         margin=margin,
+        score=document.score if isinstance(document, Scored) else None,
+        group=document.group if isinstance(document, Preference) else None,
     )

@@ -24,7 +24,7 @@ from alignkit.data.formats.checkable import checkable
 from alignkit.data.mismatched import Mismatched, elsewhere
 from alignkit.data.pool import Digest, Numbers, Pool
 from alignkit.data.report import Report
-from alignkit.data.rows import Completion, Conversation, Feedback, HeldOut, Preference, Said
+from alignkit.data.rows import Completion, Conversation, Feedback, HeldOut, Preference, Said, Scored
 from alignkit.data.rules import OddScores, Rules, Truncation
 from alignkit.data.splitting import every_row, nothing_left, read_pool, report_losses, report_of, split
 from alignkit.data.store.ingest import Ingested
@@ -73,7 +73,8 @@ def prepare_pairs(
     Args:
         section: the recipe's `data`.
         tokenizer: a transformers tokenizer; conversations need its chat template.
-        wants: pairs, or single answers that were wanted or not (which pairs can be taken apart into).
+        wants: pairs, single answers that were wanted or not (which pairs can be taken apart into), or single answers
+            with a number (pairs and rankings with scores can).
         digest_file: gives the SHA-256 of a file; a stage has one with a memory.
         held_out_rows: make at most this many of the held-out rows ready (the others stay out of training all the same).
         truncation: with data.overlength=truncate, what a comparison over the length loses (see `Rules`).
@@ -159,12 +160,13 @@ def _prompts(pool: Pool, documents: Numbers, section: Data, tokenizer: Any, rule
     for number in documents:
         store, own = pool.place(int(number))
         document = store.document(own)
-        assert isinstance(document, Preference | Feedback)
+        assert isinstance(document, Preference | Feedback | Scored)
         row = store[store.rows_of(own)[0]]
         if isinstance(document, Preference):
             answer, right, tools = document.chosen, True, document.tools
         else:
-            answer, right, tools = document.completion, document.label, None
+            right = isinstance(document, Feedback) and document.label
+            answer, tools = document.completion, None
         reference, certain = checkable(answered(document.prompt, answer, document.where)) if right else (None, False)
         rows.append(
             HeldOut(
@@ -181,7 +183,7 @@ def _prompts(pool: Pool, documents: Numbers, section: Data, tokenizer: Any, rule
     return rows
 
 
-def _as_read(encoder: DocumentEncoder, document: Preference | Feedback, answer: Said) -> Said:
+def _as_read(encoder: DocumentEncoder, document: Preference | Feedback | Scored, answer: Said) -> Said:
     """The prompt of a document that may have been shortened, as the model reads it."""
     [done] = encoder.encode([document])
     assert not isinstance(done, Fault)  # it is in the store

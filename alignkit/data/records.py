@@ -24,6 +24,7 @@ from alignkit.data.rows import (
     Prompt,
     Ranking,
     Said,
+    Scored,
     Text,
 )
 
@@ -35,6 +36,7 @@ _TYPES: dict[str, Any] = {
     "text": Text,
     "preference": Preference,
     "feedback": Feedback,
+    "scored": Scored,
     "ranking": Ranking,
     "prompt": Prompt,
     "labelled": Labelled,
@@ -121,19 +123,21 @@ def spoken_text(document: Document) -> str:
         return f"{document.prompt}\n{document.completion}"
     if isinstance(document, Preference):
         return "\n".join(map(_plain, (document.prompt, document.chosen, document.rejected)))
-    if isinstance(document, Feedback):
+    if isinstance(document, Feedback | Scored):
         return f"{_plain(document.prompt)}\n{_plain(document.completion)}"
     if isinstance(document, Ranking):
         return "\n".join(map(_plain, (document.prompt, *document.answers)))
     return _plain(document.prompt)
 
 
-def _compared(document: Preference | Feedback | Ranking | Prompt | Labelled) -> list[Any]:
+def _compared(document: Preference | Feedback | Scored | Ranking | Prompt | Labelled) -> list[Any]:
     if isinstance(document, Preference):
         said = [_said(document.prompt), _said(document.chosen), _said(document.rejected)]
         return ["preference", *said, *([document.tools] if document.tools else [])]
     if isinstance(document, Feedback):
         return ["feedback", _said(document.prompt), _said(document.completion), document.label]
+    if isinstance(document, Scored):
+        return ["scored", _said(document.prompt), _said(document.completion)]
     if isinstance(document, Ranking):
         return ["ranking", _said(document.prompt), *map(_said, document.answers)]
     if isinstance(document, Prompt):

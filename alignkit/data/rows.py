@@ -71,6 +71,8 @@ class Preference:
     chosen_score: float | None = None
     rejected_score: float | None = None
     tools: list[dict[str, Any]] | None = None
+    group: str | None = None
+    """Which part of a benchmark the pair belongs to (RewardBench's `subset`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,16 @@ class Feedback:
     prompt: Said
     completion: Said
     label: bool
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One answer and what it is worth; the higher the better."""
+
+    prompt: Said
+    completion: Said
+    score: float
     where: str
 
 
@@ -115,7 +127,7 @@ class Labelled:
 
 
 Demonstration: TypeAlias = Conversation | Completion | Text
-Comparison: TypeAlias = Preference | Feedback | Ranking
+Comparison: TypeAlias = Preference | Feedback | Scored | Ranking
 """Answers that were judged."""
 Document: TypeAlias = Demonstration | Comparison | Prompt | Labelled
 

@@ -27,8 +27,10 @@ def lora_config(model: nn.Module, section: Adapter, *, tokens: Sequence[int] = (
     extra: dict[str, Any] = {}
     if section.init == "eva":
         extra["eva_config"] = EvaConfig(rho=1.0)  # every layer keeps the rank that was asked for
+    head = score_head(model)
+    whole = [*_whole_modules(model, section), *([] if head is None else [head])]
     return LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.CAUSAL_LM if head is None else TaskType.SEQ_CLS,
         r=section.rank,
         lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=section.dropout,
@@ -38,10 +40,16 @@ def lora_config(model: nn.Module, section: Adapter, *, tokens: Sequence[int] = (
         use_dora=section.kind == "dora",
         rank_pattern=dict(section.rank_pattern),
         alpha_pattern=dict(section.alpha_pattern),
-        modules_to_save=_whole_modules(model, section) or None,
+        modules_to_save=whole or None,
         trainable_token_indices=_token_rows(model, section, tokens),
         **extra,
     )
+
+
+def score_head(model: Any) -> str | None:
+    """The name of a classifier's head, which is trained and saved with an adapter; None for a language model."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    return "score" if isinstance(getattr(inner, "score", None), nn.Linear) else None
 
 
 def _linear_names(model: nn.Module) -> list[str]:
@@ -49,6 +57,9 @@ def _linear_names(model: nn.Module) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None and score_head(model) is not None:
+        inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+        head = inner.score
     return [
         _plain(name)
         for name, module in model.named_modules()

@@ -216,5 +216,7 @@ def _run_whole_modules_in_fp32(peft: nn.Module, dtype: torch.dtype) -> None:
     for wrapper in peft.modules():
         if isinstance(wrapper, ModulesToSaveWrapper) and TRAINED in wrapper.modules_to_save:
             whole = wrapper.modules_to_save[TRAINED]
+            if all(one.dtype == torch.float32 for one in wrapper.original_module.parameters()):
+                continue  # a head that gives scores: it computes in fp32 as it is
             whole.register_forward_pre_hook(enter)
             whole.register_forward_hook(leave)

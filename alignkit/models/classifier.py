@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 
-from alignkit.config.sections import Model
+from alignkit.config.sections import Model, Quantization
 from alignkit.errors import RequestError
 from alignkit.models.classifying import classifier_faults, no_classifier
-from alignkit.models.gguf_cache import converted_directory
-from alignkit.models.hardware import choose_attention, choose_device, choose_dtype
+from alignkit.models.attention import VARLEN, use_varlen
+from alignkit.models.hardware import NAMES, choose_attention, choose_device, choose_dtype
 from alignkit.models.hub import fetched
-from alignkit.models.loading import load_tokenizer, readable
+from alignkit.models.jsonfile import read_object
+from alignkit.models.loading import Loaded, load_tokenizer, readable
 from alignkit.models.locating import Source, locate
+from alignkit.models.score_head import load_scored_adapter, score_in_fp32, set_pad_id
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,29 @@ class Classifier:
 
 def load_classifier(section: Model, *, where: str = "model", device: torch.device | str | None = None) -> Classifier:
     """The model of a section. Raises RequestError for what gives no single score, or cannot be read."""
-    source = fetched(locate(section))
+    loaded = load_scored(section, source=fetched(locate(section)), where=where, device=device)
+    return Classifier(loaded.model, loaded.tokenizer, loaded.source)
+
+
+def load_scored(
+    section: Model,
+    quantization: Quantization | None = None,
+    *,
+    source: Source,
+    where: str = "model",
+    device: torch.device | str | None = None,
+) -> Loaded:
+    """The reward model of a source, in eval mode, with all that is known of a loaded model.
+
+    ``quantization``: of an adapter's base, where it is to stay quantized. Raises RequestError as `load_classifier`.
+    """
+    source = fetched(source)
     faults = classifier_faults(source, where)
     if faults:
         raise RequestError(faults)
     place = torch.device(device) if device is not None else choose_device()
+    if source.adapter and not _on_classifier(source):
+        return load_scored_adapter(section, quantization, source=source, device=place)
     dtype = choose_dtype(section, place)
     attention = choose_attention(section, place, dtype)
     base = fetched(source.parent) if source.adapter and source.parent is not None else source
@@ -40,11 +60,32 @@ def load_classifier(section: Model, *, where: str = "model", device: torch.devic
     if source.adapter:
         model = _adapted(model, source)
     tokenizer = load_tokenizer(section, source)
-    # Which token is the last of a row is told by the padding, so the model must know it.
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    _score_in_fp32(model)
-    return Classifier(model.to(place).eval(), tokenizer, source)
+    set_pad_id(model, tokenizer)
+    score_in_fp32(model)
+    model = model.to(place).eval()
+    kernel = model.config._attn_implementation
+    if kernel == "sdpa":
+        use_varlen(model)
+        kernel = VARLEN
+    return Loaded(
+        model=model,
+        tokenizer=tokenizer,
+        source=source,
+        dtype=dtype,
+        attention=kernel,
+        device=place,
+        quantized=False,
+        resolved={"model.dtype": NAMES[dtype], "model.attention": kernel, "device": place.type},
+    )
+
+
+def _on_classifier(source: Source) -> bool:
+    """Whether the base of an adapter is a classifier itself, and no language model."""
+    base = source.parent
+    if base is None or base.path is None or base.kind == "gguf" or base.adapter:
+        return False
+    names = read_object(base.path / "config.json", "model.name").get("architectures") or [""]
+    return "ForSequenceClassification" in str(names[0])
 
 
 def _load(
@@ -53,10 +94,7 @@ def _load(
     from transformers import AutoModelForSequenceClassification
 
     name: str = str(source.path)
-    if source.kind == "gguf":
-        assert source.path is not None
-        name = str(converted_directory(source.path))
-    elif source.path is None:
+    if source.path is None:
         assert source.hub_name is not None
         name = source.hub_name
     more = {"num_labels": 1} if fresh_head else {}
@@ -78,13 +116,6 @@ def _load(
     if model.config.num_labels != 1:
         raise RequestError(no_classifier(source, where, f"it has {model.config.num_labels} outputs"))
     return model
-
-
-def _score_in_fp32(model: Any) -> None:
-    """Let the last layer compute in fp32: in bf16 a score has three digits, and answers that are alike tie."""
-    head = getattr(model, "score", None)
-    if isinstance(head, torch.nn.Linear) and head.weight.dtype != torch.float32:
-        head.float().register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
 
 
 def _adapted(model: Any, source: Source) -> Any:

@@ -270,6 +270,7 @@ def test_every_format_is_in_the_table():
         "preference",
         "ranking",
         "feedback",
+        "scored",
         "messages",
         "sharegpt",
         "alpaca",

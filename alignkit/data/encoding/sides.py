@@ -18,6 +18,7 @@ from alignkit.data.rows import (
     Prompt,
     Ranking,
     Said,
+    Scored,
     Text,
 )
 
@@ -68,6 +69,8 @@ def sides(document: Document) -> list[Side]:
         ]
     if isinstance(document, Feedback):
         return [Side(answered(document.prompt, document.completion, where), 1 if document.label else 2)]
+    if isinstance(document, Scored):
+        return [Side(answered(document.prompt, document.completion, where), 1)]
     assert isinstance(document, Ranking)
     return [Side(answered(document.prompt, answer, where), part) for part, answer in enumerate(document.answers, 1)]
 

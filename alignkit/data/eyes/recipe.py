@@ -12,7 +12,7 @@ from alignkit.config.recipe import StageRecipe
 from alignkit.config.sections import Data, Model
 from alignkit.errors import Fault
 
-Kind = Literal["demonstration", "preference", "feedback", "ranking", "prompt", "labelled"]
+Kind = Literal["demonstration", "preference", "feedback", "scored", "ranking", "prompt", "labelled"]
 
 
 @dataclass(kw_only=True)

@@ -19,6 +19,7 @@ from alignkit.data.rows import (
     Preference,
     Prompt,
     Ranking,
+    Scored,
     Text,
 )
 from alignkit.errors import Fault
@@ -29,6 +30,7 @@ KINDS: dict[type, str] = {
     Text: "raw text",
     Preference: "preference",
     Feedback: "feedback",
+    Scored: "scored answer",
     Ranking: "ranking",
     Prompt: "prompt",
     Labelled: "labelled text",
@@ -137,6 +139,8 @@ def facts(document: Document) -> list[str]:
         ]
     elif isinstance(document, Feedback):
         found.append("wanted" if document.label else "not wanted")
+    elif isinstance(document, Scored):
+        found.append(f"scored {document.score:g}")
     elif isinstance(document, Ranking) and document.scores is not None:
         found.append(f"scores {', '.join(f'{score:g}' for score in document.scores)}")
     elif isinstance(document, Labelled):

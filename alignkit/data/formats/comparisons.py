@@ -76,7 +76,8 @@ def find_preference(values: Values) -> Shape | None:
     }
     if not scores and "margin" in values:
         judged = {"margin": "margin"}
-    parts = {**parts, **both, **judged}
+    grouped = {"group": "subset"} if isinstance(values.get("subset"), str) else {}
+    parts = {**parts, **both, **judged, **grouped}
     name = "preference pairs"
     if whole or "prompt" not in parts:
         name += ", the prompt being what both begin with"
@@ -115,7 +116,9 @@ def read_preference(row: Row, shape: Shape, notes: Counter[str]) -> Preference:
     if "margin" in shape.parts:
         margin = number(row, "margin")
         high, low = margin, None if margin is None else 0.0
-    return Preference(prompt, chosen, rejected, row.where, high, low, tools_of(row, shape))
+    group = row.values.get(shape.parts["group"]) if "group" in shape.parts else None
+    named = None if group is None else str(group)
+    return Preference(prompt, chosen, rejected, row.where, high, low, tools_of(row, shape), named)
 
 
 def _conversations(

@@ -26,6 +26,7 @@ from alignkit.data.rows import (
     Prompt,
     Ranking,
     Said,
+    Scored,
     Text,
 )
 from alignkit.errors import Fault
@@ -39,6 +40,7 @@ CALLED: dict[Kind, str] = {
     "demonstration": "answers to imitate",
     "preference": "preference pairs",
     "feedback": "unpaired feedback",
+    "scored": "answers with a score",
     "ranking": "ranked answers",
     "prompt": "prompts to answer",
     "labelled": "labelled text",
@@ -50,6 +52,7 @@ COLUMNS: dict[Kind, str] = {
     "`completion`, `question` and `answer`, or `text`",
     "preference": "`chosen` and `rejected`, with `prompt` or whole conversations",
     "feedback": "`prompt`, `completion` and `label` (true or false)",
+    "scored": "`prompt`, `completion` and `score` (a number), or pairs with `chosen_score` and `rejected_score`",
     "ranking": "`prompt`, `answers` (a list) and `scores` or `ranks`",
     "prompt": "`prompt` (and `answer`, where it can be checked)",
     "labelled": "`text` and `label`",
@@ -64,6 +67,8 @@ def refusal(found: Kind, wants: Kind, said: str = "", where: str = "data") -> Fa
         ("demonstration", "feedback"): "nothing says which answers were not wanted",
         ("demonstration", "prompt"): "raw text asks nothing",
         ("feedback", "preference"): "its answers are not paired: nothing says which are to be compared with each other",
+        ("demonstration", "scored"): "no column says what an answer is worth",
+        ("feedback", "scored"): "yes and no are no scores",
         ("ranking", "feedback"): "nothing says from which score on an answer is a good one",
         ("prompt", "demonstration"): "there is no answer to learn, only what one is checked against",
     }
@@ -71,6 +76,8 @@ def refusal(found: Kind, wants: Kind, said: str = "", where: str = "data") -> Fa
     instead = f"Give data with the columns {COLUMNS[wants]}"
     if (found, wants) == ("prompt", "demonstration"):
         instead += "; data.columns={question: prompt, answer: ground_truth} learns the bare answers"
+    if (found, wants) == ("feedback", "scored"):
+        instead += "; recipe=reward reward.learn=labels learns from yes and no"
     if (found, wants) == ("feedback", "preference"):
         instead += "; recipe=kto learns from single answers that were wanted or not"
     return Fault(
@@ -105,6 +112,26 @@ def _of_two(pair: Preference, notes: Counter[str]) -> list[Document]:
     high, low = pair.chosen_score, pair.rejected_score
     scores = (high, low) if high is not None and low is not None and high > low else None
     return [Ranking(pair.prompt, (pair.chosen, pair.rejected), pair.where, scores)]
+
+
+def _rated_pair(pair: Preference, notes: Counter[str]) -> list[Document]:
+    if pair.chosen_score is None or pair.rejected_score is None:
+        what = "one of its answers has no score, and the stage learns scores"
+        raise bad(pair.where, what, "Give both, or leave such rows out with data.on_error=skip.")
+    notes.update([NO_TOOLS] if pair.tools else [])
+    return [
+        Scored(pair.prompt, pair.chosen, pair.chosen_score, pair.where),
+        Scored(pair.prompt, pair.rejected, pair.rejected_score, pair.where),
+    ]
+
+
+def _rated(ranking: Ranking, notes: Counter[str]) -> list[Document]:
+    if ranking.scores is None:
+        raise bad(ranking.where, "its answers have ranks and no scores, and the stage learns scores")
+    return [
+        Scored(ranking.prompt, answer, score, ranking.where)
+        for answer, score in zip(ranking.answers, ranking.scores, strict=True)
+    ]
 
 
 def _extremes(ranking: Ranking, notes: Counter[str]) -> list[Document]:
@@ -156,6 +183,8 @@ CONVERSIONS: dict[tuple[Kind, Kind], tuple[Conversion, str]] = {
     ("preference", "demonstration"): (_chosen, "the chosen answers"),
     ("preference", "feedback"): (_unpaired, "two rows of unpaired feedback each, chosen and rejected"),
     ("preference", "ranking"): (_of_two, "two ranked answers each"),
+    ("preference", "scored"): (_rated_pair, "two answers with a score each"),
+    ("ranking", "scored"): (_rated, "answers with a score each"),
     ("preference", "prompt"): (_asks, "the prompts"),
     ("ranking", "preference"): (_extremes, "pairs, the best answer against the worst"),
     ("ranking", "demonstration"): (_best, "the best answers"),

@@ -15,6 +15,7 @@ from alignkit.data.formats.comparisons import (
     read_feedback,
     read_preference,
 )
+from alignkit.data.formats.scored import find_scored, read_scored
 from alignkit.data.formats.demonstrations import (
     find_alpaca,
     find_completion,
@@ -67,6 +68,13 @@ FORMATS: dict[str, Entry] = {
         "one answer, and whether it was wanted: true or false, 1 or 0",
         find_feedback,
         read_feedback,
+    ),
+    "scored": Entry(
+        "scored",
+        "prompt, completion | response | output | answer, score | rating | reward [system], or messages and score",
+        "one answer and a number, the higher the better",
+        find_scored,
+        read_scored,
     ),
     "messages": Entry(
         "demonstration",
@@ -124,7 +132,7 @@ FORMATS: dict[str, Entry] = {
 _NAMES = """
     messages conversations conversation system tools functions answer instruction input context output response history
     prompt completion question query problem solution text content chosen rejected chosen_score rejected_score margin
-    label answers responses completions scores ranks ground_truth final_answer
+    label score answers responses completions scores ranks ground_truth final_answer
 """
 NAMES = frozenset(_NAMES.split())
 """Columns that data.columns and data.map may make."""
@@ -170,6 +178,8 @@ def recognise_columns(row: Row, wants: Kind | None = None, forced: str | None = 
 
 def _order(wants: Kind | None) -> list[str]:
     names = list(FORMATS)
+    if wants != "scored":  # a number beside an answer says nothing to who imitates it
+        names.remove("scored")
     if wants == "prompt":
         names.remove("prompt")
         names.insert(names.index("prompt-completion") + 1, "prompt")

@@ -30,6 +30,7 @@ from alignkit.data.rows import (
     Preference,
     Prompt,
     Ranking,
+    Scored,
     Said,
     Text,
 )
@@ -83,6 +84,8 @@ def comparable(document: Document) -> tuple[str, str]:
             return _flat(document.prompt), f"{_flat(document.chosen)}\n{_flat(document.rejected)}"
         case Feedback():
             return _flat(document.prompt), f"{_flat(document.completion)}\n{document.label}"
+        case Scored():
+            return _flat(document.prompt), _flat(document.completion)
         case Ranking():
             return _flat(document.prompt), "\n".join(map(_flat, document.answers))
         case Prompt():

@@ -30,13 +30,13 @@ class ModelReward(Reward):
         import torch
 
         from alignkit.evaluation.inference import context_length, reading
-        from alignkit.evaluation.sampling import pad_id
 
         limit = context_length(self.model)
         ids = [self._fitting(self._ids(row), limit) for row in rows]
         order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
         scores = [0.0] * len(rows)
-        fill, device = pad_id(self.tokenizer), next(self.model.parameters()).device
+        # Where a row ends is told to the model by the pad token that its configuration names, not by the mask.
+        fill, device = int(self.model.config.pad_token_id), next(self.model.parameters()).device
         with reading(self.model):
             for start in range(0, len(order), self.batch):
                 some = order[start : start + self.batch]
