@@ -40,7 +40,7 @@ def room_faults(composed: Composed, allow_code: bool) -> Iterator[Fault]:
     trained = recipe if isinstance(recipe, GradientRecipe) else None
     for where, section in sections(recipe):
         if isinstance(section, Data) and (section.sources or section.name not in ("", STDIN)):
-            yield from map(composed.placed, data_check.check(section, where=where, wants=recipe.wants))
+            yield from map(composed.placed, data_check.check(section, where=where, wants=recipe.wants_at(where)))
         elif isinstance(section, Model) and section.name:
             main = trained if where == "model" else None
             # The default length gives way to a model that reads less; one that was asked for does not.

@@ -57,6 +57,10 @@ class StageRecipe:
         """
         return "demonstration"
 
+    def wants_at(self, where: str) -> Kind:
+        """The same for the data section at a dotted place, where a stage has several of different kinds."""
+        return self.wants
+
     @classmethod
     def imported(cls, tree: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
         """Values in another program's words that the recipe names, as a tree of our keys, and the file they came from.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.evaluation.preferences import PreferenceScores
+from alignkit.evaluation.rewarded import RewardScores
 from alignkit.evaluation.scores import Figure, Graded, Scored
 from alignkit.evaluation.stored import before_and_after
 
@@ -104,7 +105,7 @@ _WORDS = {True: "correct", False: "wrong"}
 
 def _warnings(scores: Scored | None) -> list[str]:
     """What looked wrong in the run that ended with these scores."""
-    return scores.warnings if isinstance(scores, PreferenceScores) else []
+    return scores.warnings if isinstance(scores, PreferenceScores | RewardScores) else []
 
 
 def _warning(sentence: str) -> RenderableType:

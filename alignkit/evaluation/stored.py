@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alignkit.evaluation.preferences import KIND, PreferenceScores
+from alignkit.evaluation import preferences, rewarded
+from alignkit.evaluation.preferences import PreferenceScores
+from alignkit.evaluation.rewarded import RewardScores
 from alignkit.evaluation.scores import Scored, Scores
 
 
@@ -13,7 +15,9 @@ def stored(plain: dict[str, Any] | None) -> Scored | None:
     """The scores that ``as_dict`` made; None for None. Demonstrations carry no kind."""
     if not plain:
         return None
-    return PreferenceScores.from_dict(plain) if plain.get("kind") == KIND else Scores.from_dict(plain)
+    kinds: dict[Any, Any] = {preferences.KIND: PreferenceScores, rewarded.KIND: RewardScores}
+    found: Scored = kinds.get(plain.get("kind"), Scores).from_dict(plain)
+    return found
 
 
 def before_and_after(metrics: Mapping[str, Any]) -> tuple[Scored | None, Scored | None]:

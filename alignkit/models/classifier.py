@@ -9,8 +9,8 @@ import torch
 
 from alignkit.config.sections import Model, Quantization
 from alignkit.errors import RequestError
-from alignkit.models.classifying import classifier_faults, no_classifier
 from alignkit.models.attention import VARLEN, use_varlen
+from alignkit.models.classifying import classifier_faults, no_classifier
 from alignkit.models.hardware import NAMES, choose_attention, choose_device, choose_dtype
 from alignkit.models.hub import fetched
 from alignkit.models.jsonfile import read_object

@@ -8,7 +8,7 @@ of the result.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +67,20 @@ def reload(recipe: GradientRecipe, run: RunDirectory, resolved: dict[str, Any]) 
 
     Raises RunError when the weights are gone.
     """
+    return load(trained_section(recipe, run, resolved), recipe.quantization)
+
+
+def trained_section(recipe: GradientRecipe, run: RunDirectory, resolved: dict[str, Any]) -> Model:
+    """What was trained as a section to load. Raises RunError when the weights are gone."""
     place = run.model_path if wanted_save(recipe) == "model" else find_adapter(run)
     if place is None or not place.exists():
         raise RunError(f"The trained weights of {run.path} are gone. Train anew with --fresh.")
-    section = Model(
+    return Model(
         name=str(place),
         dtype=NAMES_BACK.get(resolved.get("dtype", ""), "auto"),  # type: ignore[arg-type]
         attention=recipe.model.attention,
         trust_remote_code=recipe.model.trust_remote_code,
     )
-    return load(section, recipe.quantization)
 
 
 NAMES_BACK = {str(dtype).removeprefix("torch."): name for dtype, name in NAMES.items()}
@@ -92,8 +96,13 @@ def save(
     run: RunDirectory,
     product: Loaded,
     held_out: Sequence[Encoded],
+    *,
+    folded: Callable[[Any, Any], Any] = lambda model, dtype: fold(model, dtype=dtype),
 ) -> None:
-    """Put the adapter where `save` wants it and merge it into its base if asked, reporting the drift."""
+    """Put the adapter where `save` wants it and merge it into its base if asked, reporting the drift.
+
+    ``folded``: from a model with an adapter and a number format to the plain model.
+    """
     if not save_due(recipe, run):
         return
     wanted = wanted_save(recipe)
@@ -101,7 +110,7 @@ def save(
     if wanted != "model":
         _move_adapter(run, adapter_places(run)[wanted])
     if wanted in ("merged", "both"):
-        drift = _merge(run, product, held_out)
+        drift = _merge(run, product, held_out, folded)
     run.mark("saved", {"save": wanted, "drift": drift})
 
 
@@ -116,14 +125,16 @@ def _move_adapter(run: RunDirectory, target: Path) -> None:
     present.rename(target)
 
 
-def _merge(run: RunDirectory, product: Loaded, held_out: Sequence[Encoded]) -> dict[str, Any] | None:
+def _merge(
+    run: RunDirectory, product: Loaded, held_out: Sequence[Encoded], folded: Callable[[Any, Any], Any]
+) -> dict[str, Any] | None:
     """Fold the adapter into its (dequantized) base, write it, and say how far that moved the predictions."""
     unmerged = hasattr(product.model, "peft_config")
     rows = list(held_out[:DRIFT_ROWS])
     reference = Reference(product.model, rows) if unmerged and rows else None
     if product.quantized:
         log.say("merging into the dequantized base: folded into 4 or 8 bits, most of a light adapter would round away")
-    product.model = fold(product.model, dtype=product.dtype)
+    product.model = folded(product.model, product.dtype)
     product.quantized = False
     save_model(product.model, product.tokenizer, run.model_path)
     if reference is None:

@@ -120,6 +120,15 @@ class GradientStage(ABC):
         """What the progress line says of a step's figures."""
         return loss_facts(logs)
 
+    def reload(self, known: dict[str, Any]) -> Loaded:
+        """The trained model of a run whose training is done, as the next stage would load it. ``known``: what every
+        `auto` became. Raises RunError when the weights are gone."""
+        return results.reload(self.recipe, self.run, known)
+
+    def save(self, product: Loaded, prepared: Prepared) -> None:
+        """Put what was trained where `save` wants it, merged if asked."""
+        results.save(self.recipe, self.run, product, self.demonstrations(prepared))
+
     def findings(self) -> dict[str, Any]:
         """What else the manifest's metrics say: plain JSON values."""
         return {}
@@ -168,11 +177,11 @@ class GradientStage(ABC):
                 gc.collect()
             if product is None and (self._evaluation_due("evaluated_after") or results.save_due(self.recipe, self.run)):
                 known = self.run.read_mark("resolved") or {}
-                product = results.reload(self.recipe, self.run, known)
+                product = self.reload(known)
                 self.ready(product, prepared, known)
             if product is not None:
                 self._evaluate("evaluated_after", product.model, tokenizer, prepared)
-                results.save(self.recipe, self.run, product, self.demonstrations(prepared))
+                self.save(product, prepared)
             return self._outcome(prepared)
 
     def _keep_skipped(self, prepared: Prepared) -> None:

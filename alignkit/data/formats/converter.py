@@ -29,7 +29,9 @@ from alignkit.data.rows import (
 from alignkit.data.rules import DEFAULT, Rules
 from alignkit.errors import RequestError
 
-BESIDE = frozenset({"system", "tools", "answer", "history", "input", "chosen_score", "rejected_score", "margin", "group"})
+BESIDE = frozenset(
+    {"system", "tools", "answer", "history", "input", "chosen_score", "rejected_score", "margin", "group"}
+)
 """Parts that a row may leave out."""
 
 

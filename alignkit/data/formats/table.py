@@ -15,7 +15,6 @@ from alignkit.data.formats.comparisons import (
     read_feedback,
     read_preference,
 )
-from alignkit.data.formats.scored import find_scored, read_scored
 from alignkit.data.formats.demonstrations import (
     find_alpaca,
     find_completion,
@@ -31,6 +30,7 @@ from alignkit.data.formats.demonstrations import (
 from alignkit.data.formats.kinds import COLUMNS
 from alignkit.data.formats.prompts import find_labelled, find_prompt, read_labelled, read_prompt
 from alignkit.data.formats.ranking import find_ranking, read_ranking
+from alignkit.data.formats.scored import find_scored, read_scored
 from alignkit.data.formats.shapes import Shape
 from alignkit.data.rows import Document, Kind, Row
 from alignkit.errors import Fault, RequestError

@@ -30,8 +30,8 @@ from alignkit.data.rows import (
     Preference,
     Prompt,
     Ranking,
-    Scored,
     Said,
+    Scored,
     Text,
 )
 

@@ -6,7 +6,7 @@ Letters: B answers in a batch, T tokens of the longest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from alignkit.console import log
 from alignkit.errors import Fault, RequestError
@@ -14,29 +14,27 @@ from alignkit.rewards.judged import Judged, Reward
 from alignkit.rewards.kinds.kind import Kind
 from alignkit.rewards.recipe import RewardSource
 
-if TYPE_CHECKING:
-    from alignkit.models.classifier import Classifier
-
 
 class ModelReward(Reward):
     """The output of a reward model on the whole conversation, laid out by its own chat template."""
 
-    def __init__(self, loaded: Classifier, *, batch: int, name: str = "model") -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, batch: int, name: str = "model") -> None:
+        """``model``: a classifier that gives (B, 1) logits, adapter or not; ``tokenizer``: its own."""
         self.name, self.batch = name, batch
-        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        self.model, self.tokenizer = model, tokenizer
         self._said = False
 
     def score(self, rows: Sequence[Judged]) -> list[float]:
         import torch
 
-        from alignkit.evaluation.inference import context_length, reading
+        from alignkit.evaluation.inference import bare, context_length, reading
 
         limit = context_length(self.model)
         ids = [self._fitting(self._ids(row), limit) for row in rows]
         order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
         scores = [0.0] * len(rows)
         # Where a row ends is told to the model by the pad token that its configuration names, not by the mask.
-        fill, device = int(self.model.config.pad_token_id), next(self.model.parameters()).device
+        fill, device = int(bare(self.model).config.pad_token_id), next(self.model.parameters()).device
         with reading(self.model):
             for start in range(0, len(order), self.batch):
                 some = order[start : start + self.batch]
@@ -83,7 +81,8 @@ def _make(source: RewardSource, batch: int, where: str) -> Reward:
     from alignkit.models.classifier import load_classifier
 
     assert source.model is not None
-    return ModelReward(load_classifier(source.model, where=f"{where}.model"), batch=batch)
+    loaded = load_classifier(source.model, where=f"{where}.model")
+    return ModelReward(loaded.model, loaded.tokenizer, batch=batch)
 
 
 def _check(source: RewardSource, where: str) -> Iterator[Fault]:

@@ -50,7 +50,9 @@ class Recipe(StageRecipe):
     """A model's own answers, judged, as preference pairs for the next stage."""
 
     semantics: ClassVar[int] = 1
-    wants: ClassVar[Literal["demonstration", "preference", "feedback", "scored", "ranking", "prompt", "labelled"]] = "prompt"
+    wants: ClassVar[Literal["demonstration", "preference", "feedback", "scored", "ranking", "prompt", "labelled"]] = (
+        "prompt"
+    )
 
     model: Model
     data: Data
