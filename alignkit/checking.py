@@ -38,6 +38,7 @@ def room_faults(composed: Composed, allow_code: bool) -> Iterator[Fault]:
 
     recipe = composed.recipe
     trained = recipe if isinstance(recipe, GradientRecipe) else None
+    judging: set[str] = set()  # models of rewards, which may give scores
     for where, section in sections(recipe):
         if isinstance(section, Data) and (section.sources or section.name not in ("", STDIN)):
             yield from map(composed.placed, data_check.check(section, where=where, wants=recipe.wants_at(where)))
@@ -53,14 +54,28 @@ def room_faults(composed: Composed, allow_code: bool) -> Iterator[Fault]:
                 max_length=main.data.max_length if main and asked else None,
             )
             yield from map(composed.placed, found)
-        elif isinstance(section, RewardSource) and section.function is not None and not allow_code:
-            yield composed.placed(code_fault(section, where))
+            if where not in judging and (trained is not None or where == "model"):
+                yield from map(composed.placed, _scorer_faults(section, where))
+        elif isinstance(section, RewardSource):
+            judging.add(f"{where}.model")
+            if section.function is not None and not allow_code:
+                yield composed.placed(code_fault(section, where))
     if not composed.faults:  # a stage looks at values together, and may take each of them for what it should be
         yield from map(composed.placed, _stage_faults(recipe))
     if trained is not None:
         yield from map(composed.placed, _template_faults(trained))
     if trained is not None and trained.report_to != "none":
         yield from _missing_trackers(trained.report_to)
+
+
+def _scorer_faults(section: Model, where: str) -> list[Fault]:
+    """A reward model where a language model is wanted."""
+    from alignkit.models.sources import locate, scorer_faults
+
+    try:
+        return scorer_faults(locate(section), where)
+    except RequestError:  # said of the model itself
+        return []
 
 
 def _stage_faults(recipe: StageRecipe) -> list[Fault]:

@@ -154,8 +154,8 @@ def ranks(values: Floats) -> Floats:
 
 
 def best_of(rewards: Sequence[Floats], scores: Sequence[Floats]) -> list[BestOf]:
-    """What the answer with the highest reward out of n is worth by the true scores, for n = 2, 4, 8 … and all that every
-    prompt has. ``rewards``, ``scores``: for each prompt those of its answers.
+    """What the answer with the highest reward out of n is worth by the true scores, for n = 2, 4, 8 … and for as many
+    as every prompt has. ``rewards``, ``scores``: for each prompt those of its answers.
 
     Exact over all choices of n answers out of a prompt's N: the answer with the k-th highest reward is the best of
     C(N-k, n-1) of the C(N, n) choices. Answers with the same reward share their chances.

@@ -75,7 +75,7 @@ class RewardScores:
     not how often the sign says so. None: there is nothing to compare."""
     accuracy_interval: Interval | None = None
     area: float | None = None
-    """Of wanted and unwanted answers: how often a wanted one is above an unwanted one (the area under the ROC curve)."""
+    """Of wanted and unwanted answers: how often a wanted one is above an unwanted one (area under the ROC curve)."""
     area_interval: Interval | None = None
     correlation: float | None = None
     """Of answers with a score: Pearson's r of reward and score."""

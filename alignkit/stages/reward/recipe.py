@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
@@ -51,7 +51,7 @@ class RewardEvaluation(Evaluation):
     """Prompts of best_of to look at, at most."""
 
     def decides(self) -> dict[str, Any]:
-        best_of = self.best_of.name if self.best_of is not None else None
+        best_of = asdict(self.best_of) if self.best_of is not None else None
         return {"rows": self.rows, "samples": self.samples, "best_of": best_of, "best_of_rows": self.best_of_rows}
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from alignkit.console import log
 from alignkit.data.branches import Branched
-from alignkit.data.branching import Collator
 from alignkit.data.comparisons import Wanted
 from alignkit.data.pairs import PreparedPairs, prepare_pairs
 from alignkit.data.rows import Encoded
@@ -84,7 +83,7 @@ class RewardStage(GradientStage):
         # A prompt that is read for each answer counts twice; at most all of the row is prompt.
         return tokens if layout == "shared" or self.options.learn != "pairs" else 2 * tokens
 
-    def collator(self, layout: str, tokenizer: Any) -> Collator:
+    def collator(self, layout: str, tokenizer: Any) -> Any:
         return collator(layout, self.pad_id)
 
     def rows(self, prepared: Any, micro: int) -> TrainingRows:
@@ -211,8 +210,8 @@ def _require_end_tokens(tokenizer: Any, place: str) -> None:
     raise RequestError(
         Fault(
             where="model.name",
-            what=f"the tokenizer of {place} has neither a pad nor an eos token, and where an answer ends, which is where "
-            "its reward is read, is told by them",
+            what=f"the tokenizer of {place} has neither a pad nor an eos token, and they tell where an answer ends, "
+            "which is where its reward is read",
             instead="Name one in its tokenizer_config.json (pad_token).",
         )
     )
