@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alignkit.cli.data_request import spooled_stdin
-from alignkit.cli.words import Quiet, Recipes, Verbose, verbosity
+from alignkit.cli.words import AllowCode, Quiet, Recipes, Verbose, verbosity
 from alignkit.errors import Fault, RequestError
 from alignkit.runs.spool import STDIN
 
 if TYPE_CHECKING:
     from alignkit.data.rows import Kind
-    from alignkit.evaluation.compared import ComparedPairs
-    from alignkit.evaluation.recipe import EvalRecipe
-    from alignkit.evaluation.scores import Scores
+    from alignkit.evaluation.scores import Scored
+    from alignkit.stages.reward.asked import RewardEvalRecipe
+
+DATA = "answers of the data"
+"""Over the table of what a reward says of these."""
 
 
 def evaluate(
@@ -37,6 +38,7 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object with every answer; the table goes to stderr.")
     ] = False,
+    allow_code: AllowCode = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     recipes: Recipes = None,
@@ -47,6 +49,9 @@ def evaluate(
     that model.
 
     All rows of the data are scored, up to evaluation.rows; of a generated data set, its held-out rows.
+
+    With reward=./DIR (a reward model, or any other reward) its judgement of the data's answers and of the model's own
+    takes the place of losses; a reward model in the place of MODEL judges the data's answers.
     """
     from alignkit.console import log
     from alignkit.console.libraries import kept_quiet
@@ -54,22 +59,35 @@ def evaluate(
 
     log.set_verbosity(verbosity(quiet, verbose))
     with stdout_to_stderr(), kept_quiet():
-        recipe = _checked(model, overrides or [], recipes or [])
-        from alignkit.data.eyes.walk import kinds
-        from alignkit.runs.digests import file_digest
-
-        found = kinds(recipe.data)
-        score: Callable[..., Scores | ComparedPairs]
-        if found == {"preference"}:
-            from alignkit.stages.dpo.single import score_pairs as score
-        else:
-            _without_reference(recipe, found)
-            from alignkit.evaluation.single import score
-        scores = score(recipe, digest_file=file_digest, every_answer=as_json)
-    _show(scores, recipe, as_json)
+        recipe = _checked(model, overrides or [], recipes or [], allow_code)
+        found = _scored(recipe, every_answer=as_json) if recipe.reward is None else _judged(recipe, every_answer=as_json)
+    _show(found, recipe, as_json)
 
 
-def _without_reference(recipe: EvalRecipe, found: set[Kind]) -> None:
+def _scored(recipe: RewardEvalRecipe, *, every_answer: bool) -> dict[str, Scored]:
+    """What the model itself says of the rows."""
+    from alignkit.data.eyes.walk import kinds
+    from alignkit.evaluation.single import score
+    from alignkit.runs.digests import file_digest
+    from alignkit.stages.dpo.single import score_pairs
+
+    found = kinds(recipe.data)
+    if found == {"preference"}:
+        return {"": score_pairs(recipe, digest_file=file_digest, every_answer=every_answer)}
+    _without_reference(recipe, found)
+    return {"": score(recipe, digest_file=file_digest, every_answer=every_answer)}
+
+
+def _judged(recipe: RewardEvalRecipe, *, every_answer: bool) -> dict[str, Scored]:
+    """What a reward says of answers, by whose they are."""
+    from alignkit.stages.reward.evaluate import score
+
+    found = score(recipe, every_answer=every_answer)
+    parts = {DATA: found.data, f"answers of {recipe.model.name}": found.own}
+    return {name: scores for name, scores in parts.items() if scores is not None}
+
+
+def _without_reference(recipe: RewardEvalRecipe, found: set[Kind]) -> None:
     """Raises RequestError for a reference that nothing would look at."""
     if recipe.reference is None:
         return
@@ -80,26 +98,30 @@ def _without_reference(recipe: EvalRecipe, found: set[Kind]) -> None:
     raise RequestError(Fault(where="reference", what=what, instead="Leave it out."))
 
 
-def _checked(model: str, overrides: list[str], recipes: list[Path]) -> EvalRecipe:
+def _checked(model: str, overrides: list[str], recipes: list[Path], allow_code: bool) -> RewardEvalRecipe:
     """The composed request. Raises RequestError with every fault that can be known without torch."""
     from alignkit.config.compose import compose
     from alignkit.config.provenance import BUILT_IN
     from alignkit.config.search import shipped_recipes
     from alignkit.data import check as data_check
-    from alignkit.evaluation.recipe import EvalRecipe
     from alignkit.models import check as model_check
     from alignkit.models.context import context_length
     from alignkit.models.locating import locate
+    from alignkit.stages.reward.asked import RewardEvalRecipe
+    from alignkit.stages.reward.asked_check import as_judge, reward_faults
 
     file = shipped_recipes() / "command" / "eval.yaml"
-    composed = compose(str(file), [f"model={model}", *overrides], recipes=recipes, schema=EvalRecipe)
+    composed = compose(str(file), [f"model={model}", *overrides], recipes=recipes, schema=RewardEvalRecipe)
     recipe = composed.recipe
-    assert isinstance(recipe, EvalRecipe)
+    assert isinstance(recipe, RewardEvalRecipe)
     faults = list(composed.faults)
     if recipe.data.name == STDIN and not faults:
         recipe.data.name = spooled_stdin()
+    as_judge(recipe)
     if recipe.data.name or recipe.data.sources:
-        faults += data_check.check(recipe.data, where="data")
+        wants: Kind | None = "demonstration" if recipe.reward is None else None
+        faults += data_check.check(recipe.data, where="data", wants=wants)
+    faults += reward_faults(recipe, allow_code)
     chosen = composed.origins["data.max_length"] != BUILT_IN
     if recipe.model.name:
         longest = recipe.data.max_length if chosen else None
@@ -114,19 +136,37 @@ def _checked(model: str, overrides: list[str], recipes: list[Path]) -> EvalRecip
     return recipe
 
 
-def _show(scores: Scores | ComparedPairs, recipe: EvalRecipe, as_json: bool) -> None:
+def _show(found: dict[str, Scored], recipe: RewardEvalRecipe, as_json: bool) -> None:
+    """Tables by their titles (one without a title stands alone), or one JSON object."""
     from alignkit.console import log
     from alignkit.evaluation.report import comparison_table
 
-    table = comparison_table(None, replace(scores, answers=scores.answers[: recipe.evaluation.samples]))
+    tables: list[Any] = []
+    for title, scores in found.items():
+        tables += [title] if title else []
+        kept: Any = replace(scores, answers=scores.answers[: recipe.evaluation.samples])  # type: ignore[type-var]
+        tables.append(comparison_table(None, kept))
     if as_json:
-        log.table(table)
-        names = {"model": recipe.model.name, "data": recipe.data.name or [one.name for one in recipe.data.sources]}
-        names |= {"reference": recipe.reference.name} if recipe.reference is not None else {}
-        print(json.dumps({**names, **scores.as_dict()}, ensure_ascii=False))
+        for table in tables:
+            log.table(table)
+        print(json.dumps(_plain(found, recipe), ensure_ascii=False))
     elif sys.stdout.isatty():
         from rich.console import Console
 
-        Console(highlight=False).print(table)
+        for table in tables:
+            Console(highlight=False).print(table)
     else:
-        print(log.as_text(table))
+        for table in tables:
+            print(log.as_text(table))
+
+
+def _plain(found: dict[str, Scored], recipe: RewardEvalRecipe) -> dict[str, Any]:
+    """The one object of --json."""
+    names: dict[str, Any] = {"model": recipe.model.name}
+    names["data"] = recipe.data.name or [one.name for one in recipe.data.sources]
+    names |= {"reference": recipe.reference.name} if recipe.reference is not None else {}
+    if recipe.reward is None:
+        return {**names, **found[""].as_dict()}
+    names["reward"] = recipe.reward.name if recipe.reward.model is None else recipe.reward.model.name
+    parts = {"data" if title == DATA else "own": scores.as_dict() for title, scores in found.items()}
+    return {**names, **parts}

@@ -37,6 +37,8 @@ class Branched:
     """Of pairs with scores: the chosen answer's score less the rejected one's."""
     score: float | None = None
     """Of a scored answer: what it is worth."""
+    plain: bool = False
+    """Whether no template wrote it."""
     group: str | None = None
     """Of a pair: which part of a benchmark it belongs to."""
 

@@ -102,5 +102,6 @@ def _branched(store: RowStore, first: int, count: int) -> Branched:
         desirable=document.label if isinstance(document, Feedback) else None,
         margin=margin,
         score=document.score if isinstance(document, Scored) else None,
+        plain=isinstance(document.prompt, str),
         group=document.group if isinstance(document, Preference) else None,
     )

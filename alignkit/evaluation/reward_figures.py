@@ -21,6 +21,8 @@ from alignkit.evaluation.statistics import area_under_curve, correlation, mean_i
 Floats = NDArray[np.floating[Any]]
 STRONG = 0.5
 """A correlation with length from which on a person is warned."""
+ENOUGH = 20
+"""Rows from which on such a correlation is more than chance."""
 
 
 def of_pairs(
@@ -43,7 +45,8 @@ def of_pairs(
         "calibration_error": calibration_error(bins),
         "reliability": bins,
         "rewards": {"chosen": spread(chosen), "rejected": spread(rejected)},
-        "length_correlation": correlation(difference, longer),
+        # Which of the two is called the better must not matter: each pair counts in both orders.
+        "length_correlation": correlation(np.r_[difference, -difference], np.r_[longer, -longer]),
         "longer_is_better": float((longer > 0)[uneven].mean()) if uneven.any() else None,
         "longer_is_rewarded": float(rewarded.mean()) if uneven.any() else None,
         "accuracy_where_shorter": float(right[shorter].mean()) if shorter.any() else None,
@@ -102,7 +105,7 @@ def warnings(scores: RewardScores) -> list[str]:
     """What a person should look into before a policy is trained on such rewards."""
     found = []
     r = scores.length_correlation
-    if r is not None and abs(r) >= STRONG:
+    if r is not None and abs(r) >= STRONG and scores.rows >= ENOUGH:
         way = "longer" if r > 0 else "shorter"
         sentence = f"rewards go with length (r = {r:+.2f}): a policy trained on them may learn to write {way} answers"
         if scores.longer_is_better is not None:

@@ -92,7 +92,8 @@ class RewardScores:
     rewards: dict[str, Spread] = field(default_factory=dict)
     """Where they lie: chosen, rejected, wanted, unwanted, or answers."""
     length_correlation: float | None = None
-    """Pearson's r of reward and length: over pairs, of the difference in one with the difference in the other."""
+    """Pearson's r of reward and length: over pairs, of the difference in one with the difference in the other,
+    each pair taken in both orders."""
     longer_is_better: float | None = None
     """Of pairs of different lengths: the share in which the better answer is the longer one, as the data has it."""
     longer_is_rewarded: float | None = None
@@ -104,6 +105,10 @@ class RewardScores:
     """Accuracy on the parts of a benchmark, by their names."""
     sections: dict[str, float] = field(default_factory=dict)
     """RewardBench's sections and `RewardBench`, the mean of the four, weighted as published."""
+    win_rate: float | None = None
+    """Of answers that a model gave: the share of prompts on which the reward prefers them to the data's best answer, a
+    tie counted half."""
+    win_rate_interval: Interval | None = None
     answers: list[Graded] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     """What looks wrong, in words."""
@@ -120,6 +125,7 @@ class RewardScores:
             _maybe("accuracy", self.accuracy, change="points", better="higher", interval=self.accuracy_interval),
             _maybe("  where the better is shorter", self.accuracy_where_shorter, change="points", better="higher"),
             _maybe("above by chance (AUC)", self.area, change="points", better="higher", interval=self.area_interval),
+            _maybe("win rate over the data", self.win_rate, change="points", interval=self.win_rate_interval),
             _maybe("correlation with the score", self.correlation, better="higher"),
             _maybe("  of the ranks", self.rank_correlation, better="higher"),
             _maybe("error (root mean square)", self.error, better="lower"),
@@ -175,7 +181,7 @@ class RewardScores:
         return cls(**given)
 
 
-COMPARED = ["accuracy", "area", "correlation", "calibration_error", "length_correlation", "margin", "loss"]
+COMPARED = ["accuracy", "area", "correlation", "win_rate", "calibration_error", "length_correlation", "margin", "loss"]
 """What a table of several runs shows, in that order."""
 
 

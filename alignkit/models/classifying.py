@@ -37,10 +37,10 @@ def scorer_faults(source: Source, where: str) -> list[Fault]:
             return [
                 Fault(
                     where=f"{where}.name",
-                    what=f"{source.place} is a reward model ({kind}): it gives scores and writes no text, and a language "
-                    "model is wanted here",
-                    instead="Give the language model that it was trained from; a reward is named where a recipe has one "
-                    "(rank.reward, evaluation.reward, alignkit eval MODEL reward=…).",
+                    what=f"{source.place} is a reward model ({kind}): it gives scores and writes no text, and a "
+                    "language model is wanted here",
+                    instead="Give the language model that it was trained from; a reward is named where a recipe has "
+                    "one (rank.reward, evaluation.reward, alignkit eval MODEL reward=…).",
                 )
             ]
         one = one.parent

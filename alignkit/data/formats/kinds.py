@@ -152,7 +152,7 @@ def _wanted(feedback: Feedback, notes: Counter[str]) -> list[Document]:
     return [_one(feedback.prompt, feedback.completion, feedback.where)]
 
 
-def _asks(judged: Preference | Feedback | Ranking, notes: Counter[str]) -> list[Document]:
+def _asks(judged: Preference | Feedback | Scored | Ranking, notes: Counter[str]) -> list[Document]:
     return [Prompt(judged.prompt, judged.where, None, judged.tools if isinstance(judged, Preference) else None)]
 
 
@@ -190,6 +190,7 @@ CONVERSIONS: dict[tuple[Kind, Kind], tuple[Conversion, str]] = {
     ("ranking", "demonstration"): (_best, "the best answers"),
     ("ranking", "prompt"): (_asks, "the prompts"),
     ("feedback", "demonstration"): (_wanted, "the answers that were wanted"),
+    ("scored", "prompt"): (_asks, "the prompts"),
     ("feedback", "prompt"): (_asks, "the prompts"),
     ("demonstration", "prompt"): (_question, "the prompts, up to the last answer"),
     ("labelled", "demonstration"): (_unlabelled, "raw text, the label ignored"),

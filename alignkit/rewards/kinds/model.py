@@ -51,21 +51,21 @@ class ModelReward(Reward):
         return scores
 
     def _ids(self, row: Judged) -> list[int]:
-        from alignkit.data.encoding.templating import apply_template, no_template
-        from alignkit.data.encoding.tokenizing import plain_prefix
+        from alignkit.data.encoding.closing import whole_ids
+        from alignkit.data.encoding.rendering import Renderer
+        from alignkit.data.encoding.templating import no_template
+        from alignkit.data.encoding.tokenizing import Encoder
+        from alignkit.data.rows import Completion
 
         turns = row.conversation
         if turns is None:
-            text = f"{row.prompt}{row.answer}"
-            ids = plain_prefix(self.tokenizer) + self._tokens(text)
-            eos = self.tokenizer.eos_token_id
-            return ids if eos is None else [*ids, eos]
+            assert isinstance(row.prompt, str)
+            text = Renderer(self.tokenizer).render([Completion(row.prompt, row.answer, row.where)])[0]
+            [read] = Encoder(self.tokenizer, short=False).encode(text)
+            return read.input_ids
         if not self.tokenizer.chat_template:
             raise no_template("the reward model")
-        return self._tokens(apply_template(self.tokenizer, [turns], False, [row.tools] if row.tools else None)[0])
-
-    def _tokens(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return whole_ids(self.tokenizer, turns, row.tools)
 
     def _fitting(self, ids: list[int], limit: int | None) -> list[int]:
         """The end of what is longer than the model reads: the answer is there."""

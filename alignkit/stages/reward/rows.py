@@ -11,13 +11,14 @@ by the token and not by a mask. Where a model pads with its end token, that is t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from datasets import Dataset
 
 from alignkit.data.branches import Branched
 from alignkit.data.branching import Collator, Feature, apart, padded, shared
+from alignkit.data.encoding.closing import Closing
 
 Layout: TypeAlias = Literal["shared", "apart", "padded"]
 
@@ -53,6 +54,25 @@ def ends(rows: Sequence[Branched], layout: str, pad_id: int) -> list[int]:
 def _last(ids: Sequence[int], pad_id: int) -> int:
     """The place of the last token that is no pad token; -1 where all are."""
     return next((place for place in range(len(ids) - 1, -1, -1) if ids[place] != pad_id), -1)
+
+
+class Closed(Sequence[Branched]):
+    """Rows whose answers end as the template's texts do, read when they are looked at."""
+
+    def __init__(self, rows: Sequence[Branched], how: Closing) -> None:
+        self.rows, self.how = rows, how
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Branched: ...
+    @overload
+    def __getitem__(self, index: slice) -> Closed: ...
+    def __getitem__(self, index: int | slice) -> Branched | Closed:
+        if isinstance(index, slice):
+            return Closed(self.rows[index], self.how)
+        return self.how.close(self.rows[index])
 
 
 class Numbered(Sequence[tuple[int, Branched]]):

@@ -11,6 +11,7 @@ import numpy as np
 from alignkit.console import log
 from alignkit.data.branches import Branched
 from alignkit.data.comparisons import Wanted
+from alignkit.data.encoding.closing import closing
 from alignkit.data.pairs import PreparedPairs, prepare_pairs
 from alignkit.data.rows import Encoded
 from alignkit.errors import Fault, RequestError
@@ -20,7 +21,7 @@ from alignkit.evaluation.scores import headline
 from alignkit.models.classifier import load_scored
 from alignkit.models.loading import Loaded
 from alignkit.models.score_head import fold_scored, with_score_head
-from alignkit.models.sources import locate
+from alignkit.models.sources import context_length, locate
 from alignkit.runs.digests import file_digest
 from alignkit.runs.directory import RunDirectory
 from alignkit.runs.outcome import Outcome
@@ -28,7 +29,7 @@ from alignkit.stages.dpo.rows import StepOrder, demonstration
 from alignkit.stages.reward.evaluation import Examination
 from alignkit.stages.reward.objective import Objective
 from alignkit.stages.reward.recipe import Recipe
-from alignkit.stages.reward.rows import Numbered, collator, stand_in
+from alignkit.stages.reward.rows import Closed, Numbered, collator, stand_in
 from alignkit.stages.reward.scoring import score_rows
 from alignkit.stages.reward.sharing import choose_layout
 from alignkit.training import results
@@ -59,6 +60,10 @@ class RewardStage(GradientStage):
 
     def prepare(self, tokenizer: Any) -> PreparedPairs:
         _require_end_tokens(tokenizer, self.source.place)
+        how = closing(tokenizer)
+        limit = context_length(self.source)
+        if how is not None and limit is not None:
+            self.recipe.data.max_length = min(self.recipe.data.max_length, limit - len(how.add))
         prepared = prepare_pairs(
             self.recipe.data,
             tokenizer,
@@ -69,11 +74,15 @@ class RewardStage(GradientStage):
             odd_scores=self.options.odd_scores,
         )
         self.objective = objective_of(self.recipe, prepared)
+        self.train: Sequence[Branched] = prepared.train
+        self.held_out: Sequence[Branched] = prepared.held_out
+        if how is not None:
+            self.train, self.held_out = Closed(prepared.train, how), Closed(prepared.held_out, how)
         self.examination = Examination(self.recipe, self.run, self.objective, tokenizer)
         return prepared
 
     def layout(self, loaded: Loaded, prepared: Any) -> str:
-        rows = prepared.train[:2]
+        rows = self.train[:2]
         packing = bool(self.recipe.data.packing)
         longest = int(prepared.lengths.max())
         return choose_layout(loaded.model, rows, attention=loaded.attention, packing=packing, longest=longest)
@@ -87,7 +96,7 @@ class RewardStage(GradientStage):
         return collator(layout, self.pad_id)
 
     def rows(self, prepared: Any, micro: int) -> TrainingRows:
-        return TrainingRows(Numbered(prepared.train), lengths=prepared.lengths)
+        return TrainingRows(Numbered(self.train), lengths=prepared.lengths)
 
     def order(self, rows: TrainingRows) -> StepOrder:
         recipe = self.recipe
@@ -101,7 +110,7 @@ class RewardStage(GradientStage):
         return []  # nothing predicts a token here
 
     def calibration(self, prepared: Any, count: int) -> Sequence[Encoded]:
-        return [demonstration(row) for row in prepared.train[:count]]
+        return [demonstration(row) for row in self.train[:count]]
 
     # --- the model ---------------------------------------------------------------------------------------------------
 
@@ -120,7 +129,7 @@ class RewardStage(GradientStage):
     def save(self, product: Loaded, prepared: Any) -> None:
         """As all stages do; what merging does to rewards is measured on rewards."""
         merging = results.save_due(self.recipe, self.run) and results.wanted_save(self.recipe) in ("merged", "both")
-        rows = prepared.held_out[:DRIFT_ROWS] if merging and hasattr(product.model, "peft_config") else []
+        rows = self.held_out[:DRIFT_ROWS] if merging and hasattr(product.model, "peft_config") else []
         before = self._rewards(product.model, rows)
         results.save(self.recipe, self.run, product, [], folded=fold_scored)
         if rows:
@@ -153,17 +162,17 @@ class RewardStage(GradientStage):
 
     def score(self, model: Any, tokenizer: Any, prepared: Any, when: str) -> dict[str, Any]:
         began = time.monotonic()
-        return self.examination.scores(model, prepared.held_out, when=when, began=began).as_dict()
+        return self.examination.scores(model, self.held_out, when=when, began=began).as_dict()
 
     def headline(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
         return headline(*(RewardScores.from_dict(found) if found else None for found in (before, after)))
 
     def watched(self, model: Any, tokenizer: Any, prepared: Any, rows: int | None) -> Mapping[str, float]:
-        return self.examination.watched(model, prepared.held_out[:rows])
+        return self.examination.watched(model, self.held_out[:rows])
 
     def findings(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if self.options.learn == "scores":
+        if self.options.learn == "scores" and self.options.standardize:
             found["scores"] = {"mean": self.objective.mean, "deviation": self.objective.deviation}
         moved = self.run.read_mark(MERGED)
         return {**found, MERGED: moved} if moved else found
