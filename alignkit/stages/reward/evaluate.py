@@ -131,6 +131,8 @@ def answered_rows(section: Data, rows: int) -> tuple[Kind, list[Answered]]:
                     skipped += 1
                     continue
                 assert walk.converter is not None
+                if walk.converter.raw_text:
+                    raise _nothing("raw text")
                 for document in found.documents:
                     kinds[walk.converter.kind] += 1
                     yield content_hash(document), kinds.total(), document
@@ -150,10 +152,14 @@ def answered_rows(section: Data, rows: int) -> tuple[Kind, list[Answered]]:
         )
     [kind] = kinds
     if kind == "labelled" or (kind != "prompt" and (kind, "prompt") not in CONVERSIONS):
-        raise RequestError(Fault(where="data", what=f"{CALLED[kind]}: {NOTHING_JUDGED}", instead="Give other data."))
+        raise _nothing(CALLED[kind])
     if len(chosen) < kinds.total():
         log.say(f"{len(chosen):,} of {kinds.total():,} rows; evaluation.rows={kinds.total()} judges them all")
     return kind, [_answered(kind, document) for document in chosen]
+
+
+def _nothing(called: str) -> RequestError:
+    return RequestError(Fault(where="data", what=f"{called}: {NOTHING_JUDGED}", instead="Give other data."))
 
 
 def _answered(kind: Kind, document: Document) -> Answered:
