@@ -60,7 +60,8 @@ def evaluate(
     log.set_verbosity(verbosity(quiet, verbose))
     with stdout_to_stderr(), kept_quiet():
         recipe = _checked(model, overrides or [], recipes or [], allow_code)
-        found = _scored(recipe, every_answer=as_json) if recipe.reward is None else _judged(recipe, every_answer=as_json)
+        score = _scored if recipe.reward is None else _judged
+        found = score(recipe, every_answer=as_json)
     _show(found, recipe, as_json)
 
 

@@ -89,8 +89,9 @@ def test_raw_text_of_labelled_rows_may_be_split():
 
 ROWS: dict[Kind, dict] = {
     "demonstration": {"messages": [USER, ANSWER]},
-    "preference": PAIR,
+    "preference": {**PAIR, "chosen_score": 2, "rejected_score": 1},
     "feedback": GOOD,
+    "scored": {"prompt": [USER], "completion": [ANSWER], "score": 3},
     "ranking": RANKED,
     "prompt": {"prompt": [USER], "ground_truth": "7"},
     "labelled": {"sentence": "t", "label": 1},
@@ -101,11 +102,13 @@ ROWS: dict[Kind, dict] = {
 @pytest.mark.parametrize("found", get_args(Kind))
 def test_every_pair_of_kinds_is_converted_or_refused_with_a_fix(found, wants):
     values = ROWS[found]
+    # A number beside an answer is looked at by who wants one, or where the format is named.
+    named = {"format": "scored"} if found == "scored" else {}
     if found == wants or (found, wants) in CONVERSIONS:
-        assert converter(values, wants)(Row(values, FIRST))
+        assert converter(values, wants, **named)(Row(values, FIRST))
         return
     with pytest.raises(RequestError, match="the stage wants") as caught:
-        converter(values, wants)
+        converter(values, wants, **named)
     assert caught.value.faults[0].instead.startswith("Give data with the columns `")
 
 
@@ -122,7 +125,8 @@ def test_raw_text_asks_nothing():
 
 
 def test_whatever_the_rows_are():
-    assert [converter(values, None).kind for values in ROWS.values()] == list(ROWS)
+    kinds = {name: converter(values, None).kind for name, values in ROWS.items()}
+    assert kinds.pop("scored") == "demonstration" and list(kinds) == list(kinds.values())
 
 
 def test_best_and_worst_that_say_the_same():
