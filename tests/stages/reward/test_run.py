@@ -193,7 +193,7 @@ def test_scores_are_learned_by_least_squares(model: Path, tmp_path: Path) -> Non
     assert "scores" not in raw["metrics"] and lines(raw)[0]["loss"] > 10 * lines(result)[0]["loss"]
     both = write_rows(tmp_path / "pairs.jsonl", 40, scored_pair)
     taken = reward(model, both, tmp_path / "runs", **{**steps, "schedule__max_steps": 3})
-    assert taken["metrics"]["data"]["kept"] == 72 and taken["metrics"]["after"]["correlation"] is not None
+    assert taken["metrics"]["training"]["rows"] == 72 and taken["metrics"]["after"]["correlation"] is not None
 
 
 def test_labels_are_learned_by_cross_entropy(model: Path, tmp_path: Path) -> None:
