@@ -82,6 +82,19 @@ def test_check_finds_what_is_wrong_with_pairs(tmp_path: Path) -> None:
     assert "1 pair whose chosen answer has the lower score" in said
 
 
+def test_check_says_what_cutting_would_leave_out(tmp_path: Path) -> None:
+    talk = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(("e" * 80, "f", "last"))]
+    rows = [pair("q", "good", "bad"), {"prompt": talk, "chosen": "good", "rejected": "bad"}, pair("q", "g" * 90, "bad")]
+    section = Data(name=written(tmp_path, rows), max_length=64, overlength="truncate", overlength_limit=1.0)
+    [found] = examine(section, TOKENIZER)
+    said = "\n".join(found.lines(64, "truncate"))
+    assert "2 longer than data.max_length=64" in said
+    assert "1 of them would be left out all the same: the last question with an answer is longer" in said
+    [refused] = examine(replace(section, overlength_limit=0.1), TOKENIZER)
+    assert refused.refused is not None and "raise data.overlength_limit." in str(refused.refused)
+    assert "write data.overlength" not in str(refused.refused)  # it is written already
+
+
 def test_preview_shows_both_answers_of_a_shortened_pair(tmp_path: Path) -> None:
     talk = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(("e" * 80, "f", "last"))]
     name = written(tmp_path, [{"prompt": talk, "chosen": "good", "rejected": "bad", "chosen_score": 2}])

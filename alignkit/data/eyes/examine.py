@@ -135,6 +135,9 @@ def examine(
                     found.over.append(walk.short(row.where))
         found.said, found.unread = str(walk.converter or ""), walk.gave_up
         found.notes = walk.notes() + (measurer.said() if measurer is not None else [])
+        if measurer is not None and section.overlength == "truncate":
+            lost = measurer.dropped().items()
+            found.notes += [f"{count:,} of them would be left out all the same: {reason}" for reason, count in lost]
         if not found.read:
             _add(
                 found,

@@ -111,16 +111,18 @@ def refuse_if_too_long(tally: Tally, lengths: np.ndarray, section: Data) -> None
             where="data.max_length",
             what=f"{share} have more than {section.max_length} tokens{limit} "
             f"(the longest has {int(lengths.max()):,}; {named})",
-            instead=f"data.max_length={enough} would take 99% of the rows; or "
-            + (
-                "write data.overlength=drop, or "
-                if section.overlength == "error"
-                else "raise data.overlength_limit, or "
-            )
-            + (
-                "write data.overlength=truncate, which cuts prompts or answers (dpo.truncation)."
-                if tally.answers
-                else "for raw text write data.overlength=split, which cuts it into pieces."
-            ),
+            instead="; ".join([f"data.max_length={enough} would take 99% of the rows", *_other_ways(tally, section)])
+            + ".",
         )
     )
+
+
+def _other_ways(tally: Tally, section: Data) -> list[str]:
+    """What else may be done about rows that are too long than to read more of them."""
+    rule = section.overlength
+    ways = ["or write data.overlength=drop" if rule == "error" else "or raise data.overlength_limit"]
+    if tally.answers and rule != "truncate":
+        ways.append("or write data.overlength=truncate, which cuts prompts or answers (dpo.truncation)")
+    elif not tally.answers and rule != "split":
+        ways.append("or for raw text write data.overlength=split, which cuts it into pieces")
+    return ways
