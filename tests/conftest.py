@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A cache of the tests' own: they neither use nor fill the user's.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="alignkit-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+# A shell starts what it puts into the background with these ignored, and so would be every command that a test starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
