@@ -28,7 +28,7 @@ from alignkit.models.quantized import (
 from alignkit.models.quiet import quiet_library
 from alignkit.models.vocabulary import Vocabulary
 
-__all__ = ["Loaded", "choose_attention", "choose_device", "choose_dtype", "load", "load_tokenizer"]
+__all__ = ["Loaded", "choose_attention", "choose_device", "choose_dtype", "load", "load_config", "load_tokenizer"]
 
 
 @dataclass
@@ -116,6 +116,20 @@ def load_tokenizer(section: Model, source: Source | None = None) -> Any:
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token  # batches need one; masks never take it from its id
     return tokenizer
+
+
+def load_config(section: Model, source: Source) -> Any:
+    """The configuration of a model's files, as transformers reads it; of an adapter its base's."""
+    from transformers import AutoConfig
+
+    while source.adapter:
+        assert source.parent is not None
+        source = source.parent
+    source = fetched(source)
+    with readable(source, "the configuration"):
+        return AutoConfig.from_pretrained(
+            *_where(source), revision=_revision(source), trust_remote_code=section.trust_remote_code
+        )
 
 
 def _load_model(

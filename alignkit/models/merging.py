@@ -17,7 +17,10 @@ from alignkit.models.quantized import (
 )
 from alignkit.models.token_rows import fold_rows
 
-__all__ = ["Reference", "drift", "fold"]
+__all__ = ["LINEAR", "Reference", "drift", "fold", "linear_sum"]
+
+LINEAR = ("Linear", "Linear4bit", "Linear8bitLt")
+"""PEFT's classes of LoRA layers on linear layers."""
 
 
 @torch.no_grad()
@@ -56,8 +59,10 @@ def _fold_layers(model: nn.Module, dtype: torch.dtype) -> None:
         kind = type(layer).__name__
         if isinstance(layer, Embedding):
             merged = _embedding_sum(layer, base)
-        elif kind in ("Linear", "Linear4bit", "Linear8bitLt"):
-            merged = _linear_sum(layer, base)
+        elif kind in LINEAR:
+            merged, bias = linear_sum(layer, base)
+            if bias is not None:
+                base.bias.data = bias.to(base.bias.dtype)
         else:
             raise RunError(f"{name} is a LoRA layer of kind {kind}, which cannot be folded into its weight.")
         if is_quantized_linear(base):
@@ -69,8 +74,9 @@ def _fold_layers(model: nn.Module, dtype: torch.dtype) -> None:
         setattr(model.get_submodule(parent), child, base)
 
 
-def _linear_sum(layer: Any, base: nn.Module) -> torch.Tensor:
-    """Weight plus all active adapters, fp32, laid out as the base's weight.
+def linear_sum(layer: Any, base: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight plus all active adapters of a LoRA layer, fp32, laid out as the weight of `base`; and what its bias
+    becomes, fp32, where an adapter trained one. Neither `layer` nor `base` is changed.
 
     DoRA (Liu et al. 2024, equation 5) scales the row norms of W + s·B·A; PEFT adds the change it makes to the base's
     output, so several adapters add up: W + Σ change_i(W).
@@ -100,8 +106,8 @@ def _linear_sum(layer: Any, base: nn.Module) -> torch.Tensor:
         own: Any = getattr(base, "bias", None)
         if own is None:
             raise RunError("The adapter trained a bias for a layer that has none, so it cannot be folded in.")
-        own.data = (own.data.float() + bias).to(own.dtype)
-    return total.T.contiguous() if layer.fan_in_fan_out else total
+        bias = own.detach().float() + bias
+    return (total.T.contiguous() if layer.fan_in_fan_out else total), bias
 
 
 def _embedding_sum(layer: Any, base: nn.Module) -> torch.Tensor:

@@ -16,8 +16,8 @@ from torch import nn
 from alignkit.config.sections import Model, Quantization
 from alignkit.errors import Fault, RequestError
 from alignkit.models.adapter_files import add_saved_adapter, trained_quantization
-from alignkit.models.loading import Loaded, load
-from alignkit.models.locating import Source
+from alignkit.models.loading import Loaded, load, load_tokenizer
+from alignkit.models.locating import Source, read_origin
 from alignkit.models.merging import fold
 from alignkit.models.quantized import is_quantized
 
@@ -40,16 +40,7 @@ def with_score_head(loaded: Loaded, *, seed: int) -> Loaded:
     causal = wrapped.get_base_model() if wrapped is not None else loaded.model
     model = _classifier_of(causal, loaded.source)
     set_pad_id(model, loaded.tokenizer)
-    head = getattr(model, HEAD)
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(1, head.in_features, generator=generator) / math.sqrt(head.in_features + 1)  # (1, D)
-    new = nn.Linear(head.in_features, 1, bias=head.bias is not None, device=loaded.device)
-    with torch.no_grad():
-        new.weight.copy_(weight)
-        if new.bias is not None:
-            new.bias.zero_()
-    setattr(model, HEAD, new)
-    score_in_fp32(model)
+    put_head(model, seed=seed, device=loaded.device)
     model.eval()
     if wrapped is None:
         loaded.model = model
@@ -57,6 +48,20 @@ def with_score_head(loaded: Loaded, *, seed: int) -> Loaded:
         wrapped.base_model.model = model
         loaded.model = wrapped
     return loaded
+
+
+def put_head(model: Any, *, seed: int, device: torch.device) -> None:
+    """Give a classifier whose head is still empty one that is drawn from `seed`, in fp32."""
+    head = getattr(model, HEAD)
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(1, head.in_features, generator=generator) / math.sqrt(head.in_features + 1)  # (1, D)
+    new = nn.Linear(head.in_features, 1, bias=head.bias is not None, device=device)
+    with torch.no_grad():
+        new.weight.copy_(weight)
+        if new.bias is not None:
+            new.bias.zero_()
+    setattr(model, HEAD, new)
+    score_in_fp32(model)
 
 
 def _classifier_of(causal: Any, source: Source) -> Any:
@@ -97,6 +102,15 @@ def set_pad_id(model: Any, tokenizer: Any) -> None:
     reward is read."""
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def keep_trained_pad_id(model: Any, source: Source, tokenizer: Any) -> None:
+    """Where an adapter was trained with a chat template of its own, rows were padded with that template's pad token,
+    whatever the files of the base name."""
+    assert source.path is not None
+    if "vocabulary" in (read_origin(source.path) or {}):
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def score_in_fp32(model: Any) -> None:
@@ -147,8 +161,10 @@ def load_scored_adapter(
     if noted is not None and section.dtype == "auto" and noted[1] in ("bf16", "fp16", "fp32"):
         section = replace(section, dtype=noted[1])  # type: ignore[arg-type]
     loaded = load(section, seen if seen is not None else quantization, source=source.parent, device=device)
+    loaded.tokenizer = load_tokenizer(section, source)  # its own, which may have another template than its base's
     loaded = with_score_head(loaded, seed=0)
     loaded.model = add_saved_adapter(loaded.model, source)
+    keep_trained_pad_id(loaded.model, source, loaded.tokenizer)
     if not (is_quantized(loaded.model) and quantization.kind != "none"):
         loaded.model = fold_scored(loaded.model, loaded.dtype)
         loaded.quantized, loaded.quantization = False, Quantization()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignkit.data.rows import Message, Said
-from alignkit.errors import NumericsError
+from alignkit.errors import NumericsError, RequestError
 
 RAISED = "raised"
 """How a problem begins that is an exception of the reward's own."""
@@ -61,19 +61,24 @@ class Reward(ABC):
     def judge(self, rows: Sequence[Judged]) -> tuple[list[float], list[str | None]]:
         """The scores, NaN where a row got none, and what was wrong with each row (None: nothing).
 
-        A reward that raises is asked again row by row, to tell which answer it cannot judge.
+        A reward that raises is asked again row by row, to tell which answer it cannot judge. One that gives another
+        number of scores than there are answers has judged none of them: which score is whose, nobody knows. What is
+        wrong with the request (RequestError) is no answer's fault, and is raised.
         """
         if not rows:
             return [], []
         try:
             found = list(self.score(rows))
-            if len(found) != len(rows):
-                raise ValueError(f"gave {len(found)} scores for {len(rows)} answers")
+        except RequestError:
+            raise
         except Exception as error:
             if len(rows) > 1:
                 singly = [self.judge([row]) for row in rows]
                 return [one for scores, _ in singly for one in scores], [one for _, said in singly for one in said]
             return [math.nan], [_first_line(error)]
+        if len(found) != len(rows):
+            said = f"gave {_several(len(found), 'score')} for {_several(len(rows), 'answer')}"
+            return [math.nan] * len(rows), [said] * len(rows)
         scores = [_number(one) for one in found]
         problems = [
             None if math.isfinite(score) else f"gave {given!r}" for score, given in zip(scores, found, strict=True)
@@ -82,7 +87,7 @@ class Reward(ABC):
 
     def _sentence(self, row: Judged, problem: str) -> str:
         place = f" ({row.where})" if row.where else ""
-        wanted = self.usage if problem.startswith(RAISED) else "It must give a finite number."
+        wanted = self.usage if problem.startswith(RAISED) else "It must give a finite number for every answer."
         return (
             f"The reward {self.name} {problem}{place}. {wanted}".rstrip() + "\n"
             f"Prompt: {_shown(as_text(row.prompt))}\nAnswer: {_shown(row.answer)}"
@@ -114,6 +119,10 @@ def _number(given: Any) -> float:
         return float(given)
     except (TypeError, ValueError, RuntimeError):
         return math.nan
+
+
+def _several(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
 
 
 def _first_line(error: Exception) -> str:

@@ -6,23 +6,37 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from alignkit.errors import Fault, NumericsError, RequestError
 from alignkit.rewards.judged import Judged, Reward
 from alignkit.rewards.kinds import KINDS, Kind
+from alignkit.rewards.kinds.kind import Making
 from alignkit.rewards.recipe import RewardSource, code_fault
 
-OPTIONS = ("model", "pattern", "schema", "target", "unit", "ngram", "template")
+if TYPE_CHECKING:
+    from alignkit.models.loading import Loaded
+
+OPTIONS = ("model", "pattern", "schema", "target", "unit", "ngram", "template", "column")
 """Fields of RewardSource that belong to some rewards and not to others."""
 
 
-def reward(spec: str | RewardSource, *, allow_code: bool = False, batch: int = 16, where: str = "reward") -> Reward:
+def reward(
+    spec: str | RewardSource,
+    *,
+    allow_code: bool = False,
+    batch: int = 16,
+    where: str = "reward",
+    beside: Loaded | None = None,
+) -> Reward:
     """The reward that a name, a path of a reward model, or a section of a recipe means; its model is loaded here.
 
     Args:
         allow_code: whether a MODULE:FUNCTION may be imported and run.
         batch: answers that a model judges at once.
         where: the key that errors name.
+        beside: a policy whose base stays frozen (it is trained as an adapter, attached by now or later): a reward
+            model that is an adapter on the same base takes no memory for a second one, and scores as it does alone.
 
     Raises:
         RequestError: there is no such reward, its options do not fit, its model cannot be read.
@@ -33,7 +47,7 @@ def reward(spec: str | RewardSource, *, allow_code: bool = False, batch: int = 1
         faults.append(code_fault(source, where))
     if faults:
         raise RequestError(faults)
-    return kind_of(source).make(source, batch, where)
+    return kind_of(source).make(source, Making(batch=batch, where=where, beside=beside))
 
 
 @dataclass(frozen=True)
@@ -67,10 +81,14 @@ class Rewards:
         batch: int = 16,
         skip: bool = False,
         where: str = "reward",
+        beside: Loaded | None = None,
     ) -> Rewards:
         """As `reward`, for a recipe's list of them."""
         made = [
-            (reward(source, allow_code=allow_code, batch=batch, where=f"{where}[{at}]"), source.weight)
+            (
+                reward(source, allow_code=allow_code, batch=batch, where=f"{where}[{at}]", beside=beside),
+                source.weight,
+            )
             for at, source in enumerate(sources)
         ]
         return cls(made, skip=skip)
@@ -141,7 +159,7 @@ def _unknown(name: str, where: str) -> Fault:
     near = get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
     if name.startswith("["):  # where a list is read as one, no name begins so
-        hint = "Write one: a list stands in rank.reward only. "
+        hint = "Write one: a list stands where several rewards are added up (rank.reward, rlhf.rewards). "
     return Fault(
         where=f"{where}.name",
         what=f"there is no reward {name!r}",

@@ -22,8 +22,8 @@ class RewardSource:
     """One reward. Several are added up, each times its weight. Which options it reads is the reward's to say."""
 
     name: str
-    """json, json-schema, exact, regex, length, repetition; model or judge (with `model`); a path or `hub:NAME` of a
-    reward model; or MODULE:FUNCTION, which is code and needs --allow-code."""
+    """json, json-schema, exact, math, regex, length, repetition, sentiment; model or judge (with `model`); a path or
+    `hub:NAME` of a reward model; or MODULE:FUNCTION, which is code and needs --allow-code."""
     weight: float = 1.0
     """Factor of this reward in the sum; below 0 it is a penalty."""
     model: Model | None = None
@@ -38,6 +38,8 @@ class RewardSource:
     """length: what is counted; null: words."""
     ngram: Annotated[int, Ge(1)] | None = None
     """repetition: words in a row that count as repeated; null: 3."""
+    column: str | None = None
+    """exact, math: the column of the rows that holds the right answer; null: the row's checkable answer."""
     template: str | None = None
     """judge: the question put to it, with {prompt}, {answer}, {reference} and the row's columns in braces; null: a
     question for a grade from 1 to 9."""

@@ -64,9 +64,11 @@ def test_a_wrong_number_of_scores_is_an_error() -> None:
         def score(self, rows: Sequence[Judged]) -> list[float]:
             return [1.0]
 
-    _, problems = Short(0).judge(rows("a", "b"))
-    assert problems == [None, None]  # asked one by one it gives one each
-    with pytest.raises(NumericsError, match="gave 0 scores for 1 answers"):
+    scores, problems = Short(0).judge(rows("a", "b"))  # also where it would give one each, asked one by one
+    assert all(map(math.isnan, scores)) and problems == ["gave 1 score for 2 answers"] * 2
+    with pytest.raises(NumericsError, match=r"gave 1 score for 2 answers.*\n.*what"):
+        Short(0)(rows("a", "b"))
+    with pytest.raises(NumericsError, match="gave 0 scores for 1 answer"):
         type("None_", (Fixed,), {"score": lambda self, rows: []})(0)(rows("a"))
 
 
@@ -178,5 +180,5 @@ def test_what_a_line_calls_a_reward() -> None:
 
 
 def test_a_list_where_one_reward_is_read(here: Path) -> None:
-    with pytest.raises(RequestError, match=r"a list stands in rank\.reward only"):
+    with pytest.raises(RequestError, match=r"a list stands where several rewards are added up"):
         reward("[json,length]", where="evaluation.reward")

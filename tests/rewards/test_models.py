@@ -144,3 +144,53 @@ def test_a_question_beyond_the_judges_context(tmp_path: Path) -> None:
     place = save_tiny(tmp_path / "judge", max_position_embeddings=64)
     with pytest.raises(NumericsError, match=r"was asked \d+ tokens, and the judge reads 64"):
         reward(RewardSource(name="judge", model=Model(name=str(place))))(asked("a"))
+
+
+def test_a_reward_model_of_another_vocabulary_is_asked_through_text(tmp_path: Path) -> None:
+    """Its own tokens and template, whatever the policy's are: 300 tokens in another order, and words as tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+    place = classifier(tmp_path / "rm")
+    words = ["<pad>", "<unk>", "[USER]", "[BOT]", *[f"w{number}" for number in range(250)]]
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    own = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+    own.chat_template = (
+        "{% for m in messages %}{{ ('[USER] ' if m['role'] == 'user' else '[BOT] ') + m['content'] + ' ' }}{% endfor %}"
+    )
+    own.save_pretrained(place)
+    prompt = [{"role": "user", "content": "w9 w3"}]
+    rows = [Judged(prompt=prompt, answer=answer) for answer in ("w1 w7 w8", "w200", "unheard of")]
+    found = reward(RewardSource(name="model", model=Model(name=str(place), dtype="fp32")))(rows)
+    model = AutoModelForSequenceClassification.from_pretrained(place).eval()
+    for answer, score in zip(([5, 11, 12], [204], [1, 1]), found, strict=True):
+        with torch.no_grad():
+            expected = float(model(torch.tensor([[2, 13, 7, 3, *answer]])).logits[0, 0])
+        assert score == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_adapter_beside_a_policy_of_the_same_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same numbers, no second base; and by itself, with a line, where the base is another."""
+    from alignkit.rewards.mixture import Rewards
+    from tests.models.test_beside import make_policy, make_reward
+
+    base, other = save_tiny(tmp_path / "base"), save_tiny(tmp_path / "other", seed=8)
+    place = make_reward(base, tmp_path / "reward")
+    sources = [RewardSource(name="model", model=Model(name=str(place), dtype="fp32")), RewardSource(name="length")]
+    given = asked("short", "a longer answer than the first", "mid one")
+    alone = Rewards.of(sources)(given)
+    policy = make_policy(base)
+    capsys.readouterr()
+    rewards = Rewards.of(sources, beside=policy)
+    assert rewards(given) == alone
+    said = " ".join(capsys.readouterr().err.split())
+    assert "shares the policy's base in memory" in said and "by itself" not in said
+    (shared, _), _ = rewards.parts.values()
+    theirs = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+    own = [p for p in shared.model.parameters() if p.untyped_storage().data_ptr() not in theirs]
+    assert sum(p.numel() for p in own) == 32
+
+    assert Rewards.of(sources, beside=make_policy(other))(given) == alone
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is loaded by itself: it is an adapter on" in said and "in memory" not in said

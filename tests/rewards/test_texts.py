@@ -85,6 +85,7 @@ def test_each_reward_says_which_options_it_reads(name: str) -> None:
         "unit": "words",
         "ngram": 2,
         "template": "{answer}",
+        "column": "solution",
     }
     assert set(values) == set(OPTIONS)
     kind = KINDS[name]

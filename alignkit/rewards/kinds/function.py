@@ -16,7 +16,7 @@ from typing import Any
 
 from alignkit.errors import Fault, RequestError
 from alignkit.rewards.judged import Judged, Reward
-from alignkit.rewards.kinds.kind import Kind
+from alignkit.rewards.kinds.kind import Kind, Making
 from alignkit.rewards.recipe import RewardSource, module_file
 
 
@@ -47,16 +47,16 @@ class FunctionReward(Reward):
         return list(found)
 
 
-def _make(source: RewardSource, batch: int, where: str) -> Reward:
+def _make(source: RewardSource, making: Making) -> Reward:
     assert source.function is not None
     module, name = source.function
     try:
         function = getattr(_imported(module), name)
     except Exception as error:  # the user's module may raise anything while it is imported
         what = f"{source.name} could not be imported: {type(error).__name__}: {error}"
-        raise RequestError(Fault(where=f"{where}.name", what=what, instead="Correct the module.")) from error
+        raise RequestError(Fault(where=f"{making.where}.name", what=what, instead="Correct the module.")) from error
     if not callable(function):
-        raise RequestError(Fault(where=f"{where}.name", what=f"{source.name} is no function"))
+        raise RequestError(Fault(where=f"{making.where}.name", what=f"{source.name} is no function"))
     return FunctionReward(source.name, function)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignkit.errors import Fault, RequestError
 from alignkit.rewards.judged import EachReward, Judged, Reward
-from alignkit.rewards.kinds.kind import Kind, simple
+from alignkit.rewards.kinds.kind import Kind, Making, simple
 from alignkit.rewards.recipe import RewardSource
 from alignkit.rewards.schema import Validator
 
@@ -36,8 +36,8 @@ def is_json(row: Judged) -> float:
     return float(parsed(row.answer) is not None)
 
 
-def _fitting(source: RewardSource, batch: int, where: str) -> Reward:
-    validator = Validator(_schema(source, where))
+def _fitting(source: RewardSource, making: Making) -> Reward:
+    validator = Validator(_schema(source, making.where))
 
     def fits(row: Judged) -> float:
         value = parsed(row.answer)

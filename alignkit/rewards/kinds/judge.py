@@ -7,13 +7,13 @@ seldom ties (Liu et al. 2023, G-Eval, section 2.3, weigh grades by their probabi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from alignkit.console import log
 from alignkit.errors import Fault, RequestError
 from alignkit.rewards.judged import Judged, Reward, as_text
-from alignkit.rewards.kinds.kind import Kind
+from alignkit.rewards.kinds.kind import Kind, Making
 from alignkit.rewards.recipe import RewardSource
 
 GRADES = range(1, 10)
@@ -111,12 +111,13 @@ def fill(template: str, row: Judged) -> str:
     return re.sub(r"\{(\w+)\}", lambda found: str(known[found[1]]) if found[1] in known else found[0], template)
 
 
-def _make(source: RewardSource, batch: int, where: str) -> Reward:
+def _make(source: RewardSource, making: Making) -> Reward:
     from alignkit.models.loading import load
 
     assert source.model is not None
     loaded = load(source.model)
-    return JudgeReward(loaded.model, loaded.tokenizer, batch=batch, template=source.template or TEMPLATE, where=where)
+    template = source.template or TEMPLATE
+    return JudgeReward(loaded.model, loaded.tokenizer, batch=making.batch, template=template, where=making.where)
 
 
 def _check(source: RewardSource, where: str) -> Iterator[Fault]:
@@ -128,6 +129,29 @@ def _check(source: RewardSource, where: str) -> Iterator[Fault]:
         )
 
 
+def _readable(source: RewardSource) -> Callable[[Judged], str | None]:
+    """The question fits the judge's context even before an answer stands in it, and shows what the row has."""
+    from alignkit.data.encoding.tokenizing import prompt_ids
+    from alignkit.models.loading import load_tokenizer
+    from alignkit.models.sources import context_length, locate
+
+    assert source.model is not None
+    template = source.template or TEMPLATE
+    place = locate(source.model)
+    tokenizer, limit = load_tokenizer(source.model, place), context_length(place)
+
+    def problem(row: Judged) -> str | None:
+        if "{reference}" in template and row.reference is None and "reference" not in row.columns:
+            return "shows the right answer to the judge ({reference}), and the row has none that can be checked"
+        text = fill(template, row)
+        count = len(prompt_ids(tokenizer, [{"role": "user", "content": text}] if tokenizer.chat_template else text))
+        if limit is not None and count >= limit:
+            return f"would ask {count} tokens without any answer in them, and the judge reads {limit}"
+        return None
+
+    return problem
+
+
 JUDGE = Kind(
     name="judge",
     about="the grade from 1 to 9 that a causal model expects to give",
@@ -136,4 +160,5 @@ JUDGE = Kind(
     needs=("model",),
     example="Write {name: judge, model: NAME}.",
     check=_check,
+    fits=_readable,
 )

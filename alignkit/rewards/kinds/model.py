@@ -1,17 +1,14 @@
-"""A reward model: a sequence classifier with one output, asked through text, so that its vocabulary may be another.
-
-Letters: B answers in a batch, T tokens of the longest.
-"""
+"""A reward model: a sequence classifier with one output, asked through text, so that its vocabulary may be another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from alignkit.console import log
 from alignkit.errors import Fault, RequestError
 from alignkit.rewards.judged import Judged, Reward
-from alignkit.rewards.kinds.kind import Kind
+from alignkit.rewards.kinds.kind import Kind, Making
 from alignkit.rewards.recipe import RewardSource
 
 
@@ -22,32 +19,17 @@ class ModelReward(Reward):
         """``model``: a classifier that gives (B, 1) logits, adapter or not; ``tokenizer``: its own."""
         self.name, self.batch = name, batch
         self.model, self.tokenizer = model, tokenizer
+        self._scorer: Any = None
         self._said = False
 
     def score(self, rows: Sequence[Judged]) -> list[float]:
-        import torch
+        from alignkit.evaluation.inference import context_length
+        from alignkit.rewards.classified import Scorer
 
-        from alignkit.evaluation.inference import bare, context_length, reading
-
+        if self._scorer is None:
+            self._scorer = Scorer(self.model, batch=self.batch)
         limit = context_length(self.model)
-        ids = [self._fitting(self._ids(row), limit) for row in rows]
-        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-        scores = [0.0] * len(rows)
-        # Where a row ends is told to the model by the pad token that its configuration names, not by the mask.
-        fill, device = int(bare(self.model).config.pad_token_id), next(self.model.parameters()).device
-        with reading(self.model):
-            for start in range(0, len(order), self.batch):
-                some = order[start : start + self.batch]
-                length = len(ids[some[0]])
-                padded = [ids[row] + [fill] * (length - len(ids[row])) for row in some]
-                mask = [[1] * len(ids[row]) + [0] * (length - len(ids[row])) for row in some]
-                logits = self.model(
-                    input_ids=torch.tensor(padded, device=device),  # (B, T)
-                    attention_mask=torch.tensor(mask, device=device),
-                    use_cache=False,
-                ).logits  # (B, 1)
-                for row, score in zip(some, logits[:, 0].float().tolist(), strict=True):
-                    scores[row] = score
+        scores: list[float] = self._scorer([self._fitting(self._ids(row), limit) for row in rows])
         return scores
 
     def _ids(self, row: Judged) -> list[int]:
@@ -77,12 +59,37 @@ class ModelReward(Reward):
         return ids[-limit:]
 
 
-def _make(source: RewardSource, batch: int, where: str) -> Reward:
+def _make(source: RewardSource, making: Making) -> Reward:
+    from alignkit.models.beside import Apart, load_beside
     from alignkit.models.classifier import load_classifier
+    from alignkit.models.sources import locate
 
     assert source.model is not None
-    loaded = load_classifier(source.model, where=f"{where}.model")
-    return ModelReward(loaded.model, loaded.tokenizer, batch=batch)
+    if making.beside is not None:
+        try:
+            shared = load_beside(source.model, locate(source.model), making.beside)
+        except Apart as reason:
+            log.say(f"the reward model {source.model.name} is loaded by itself: {reason}")
+        else:
+            log.say(f"the reward model {source.model.name} shares the policy's base in memory")
+            return ModelReward(shared.model, shared.tokenizer, batch=making.batch)
+    loaded = load_classifier(source.model, where=f"{making.where}.model")
+    return ModelReward(loaded.model, loaded.tokenizer, batch=making.batch)
+
+
+def _readable(source: RewardSource) -> Callable[[Judged], str | None]:
+    """Conversations need a chat template of the reward model's own."""
+    from alignkit.models.loading import load_tokenizer
+
+    assert source.model is not None
+    templated = bool(load_tokenizer(source.model).chat_template)
+
+    def problem(row: Judged) -> str | None:
+        if templated or isinstance(row.prompt, str):
+            return None
+        return "has no chat template, and the prompt is a conversation"
+
+    return problem
 
 
 def _check(source: RewardSource, where: str) -> Iterator[Fault]:
@@ -105,4 +112,5 @@ MODEL = Kind(
     needs=("model",),
     example="Write {name: model, model: ./DIR}, or the path alone.",
     check=_check,
+    fits=_readable,
 )

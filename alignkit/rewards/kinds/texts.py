@@ -1,27 +1,19 @@
-"""What can be read off an answer's text: the right answer, a pattern, its length, repetitions."""
+"""What can be read off an answer's text: a pattern, its length, repetitions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from alignkit.data.answers import matches
 from alignkit.errors import Fault
-from alignkit.rewards.judged import EachReward, Judged, Reward
-from alignkit.rewards.kinds.kind import Kind, simple
+from alignkit.rewards.judged import EachReward, Reward
+from alignkit.rewards.kinds.kind import Kind, Making
 from alignkit.rewards.recipe import RewardSource
 
 NGRAM = 3
 
 
-def exact(row: Judged) -> float:
-    """1 where the answer says what the reference says (data/answers.py), else 0; the row must have one."""
-    if row.reference is None:
-        raise ValueError("the row has no answer to compare with")
-    return float(matches(row.answer, row.reference))
-
-
-def _pattern(source: RewardSource, batch: int, where: str) -> Reward:
+def _pattern(source: RewardSource, making: Making) -> Reward:
     pattern = re.compile(source.pattern or "", re.DOTALL)
     return EachReward("regex", lambda row: float(pattern.search(row.answer) is not None))
 
@@ -39,7 +31,7 @@ def length(answer: str, unit: str = "words", target: int | None = None) -> float
     return float(count) if target is None else max(-1.0, 1.0 - abs(count - target) / target)
 
 
-def _length(source: RewardSource, batch: int, where: str) -> Reward:
+def _length(source: RewardSource, making: Making) -> Reward:
     return EachReward("length", lambda row: length(row.answer, source.unit or "words", source.target))
 
 
@@ -50,13 +42,10 @@ def repetition(answer: str, ngram: int = NGRAM) -> float:
     return len(set(runs)) / len(runs) - 1.0 if runs else 0.0
 
 
-def _repetition(source: RewardSource, batch: int, where: str) -> Reward:
+def _repetition(source: RewardSource, making: Making) -> Reward:
     return EachReward("repetition", lambda row: repetition(row.answer, source.ngram or NGRAM))
 
 
-EXACT = simple(
-    "exact", "1 where the answer is the row's checkable answer (JSON, number or text), else 0", exact, reference=True
-)
 REGEX = Kind(
     name="regex",
     about="1 where the pattern is found in the answer, else 0 (. matches line ends too)",

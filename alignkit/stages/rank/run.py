@@ -18,8 +18,9 @@ from alignkit.evaluation.stopping import stop_tokens
 from alignkit.evaluation.templated import templated_tokenizer, with_template
 from alignkit.models.loading import load
 from alignkit.models.sources import context_length, locate
+from alignkit.rewards.fitting import judged, prompt_faults
 from alignkit.rewards.judged import Judged
-from alignkit.rewards.mixture import Rewards, kind_of, reward
+from alignkit.rewards.mixture import Rewards
 from alignkit.runs.atomic import json_bytes, write_bytes
 from alignkit.runs.digests import file_digest
 from alignkit.runs.directory import RunDirectory
@@ -139,7 +140,7 @@ def _judge(recipe: Recipe, prompts: Prompts, samples: Journal, scores: Journal) 
         for start in range(0, len(missing), together):
             numbers = missing[start : start + together]
             rows = [
-                _judged(prompts[number], answer["text"])
+                judged(prompts[number], answer["text"])
                 for number, line in zip(numbers, samples.read(numbers), strict=True)
                 for answer in line["answers"]
             ]
@@ -162,17 +163,6 @@ def _judge(recipe: Recipe, prompts: Prompts, samples: Journal, scores: Journal) 
     release_memory()
 
 
-def _judged(asked: Asked, answer: str) -> Judged:
-    return Judged(
-        prompt=asked.prompt,
-        answer=answer,
-        reference=asked.reference,
-        columns=asked.columns,
-        tools=asked.tools,
-        where=asked.where,
-    )
-
-
 def _write_pairs(
     recipe: Recipe, run: RunDirectory, prompts: Prompts, samples: Journal, scores: Journal
 ) -> dict[str, Any]:
@@ -181,13 +171,13 @@ def _write_pairs(
     tally = report.Tally()
     rows: list[bytes] = []
     numbers = range(len(prompts))
-    for asked, drawn, judged in zip(prompts, samples.read(numbers), scores.read(numbers), strict=True):
+    for asked, drawn, graded in zip(prompts, samples.read(numbers), scores.read(numbers), strict=True):
         answers = [
             Answer(one["text"], one["tokens"], one["finished"], float("nan") if reward is None else reward)
-            for one, reward in zip(drawn["answers"], judged["reward"], strict=True)
+            for one, reward in zip(drawn["answers"], graded["reward"], strict=True)
         ]
         found = pair(answers, options.pairs, margin=options.margin, keep_unfinished=options.unfinished == "keep")
-        tally.add(answers, judged["parts"], found)
+        tally.add(answers, graded["parts"], found)
         rows += [json_bytes(_row(asked, better, worse)) for better, worse in found.pairs]
     figures = tally.figures()
     for line in report.lines(figures):
@@ -217,20 +207,12 @@ def _row(asked: Asked, better: Answer, worse: Answer) -> dict[str, Any]:
 def _require_fitting(prompts: Prompts, recipe: Recipe) -> None:
     """What can be known of prompts and rewards before a model is read."""
     faults: list[Fault] = []
-    without = empty = None
+    empty = None
     forms = set()
     for one in prompts:
-        without = without or (one.where if one.reference is None else None)
         empty = empty or (one.where if not one.ids else None)
         forms.add(isinstance(one.prompt, str))
-    for at, source in enumerate(recipe.rank.reward):
-        if without is not None and kind_of(source).reference:
-            what = f"{source.name} compares with the right answer, and {without} has none that can be checked"
-            instead = "Give data with a column `answer`, or take another reward."
-            faults.append(Fault(where=f"rank.reward[{at}]", what=what, instead=instead))
-        elif source.function is not None:
-            # What cannot be imported is told now, and not when all answers are drawn.
-            reward(source, allow_code=True, where=f"rank.reward[{at}]")
+    faults += prompt_faults(recipe.rank.reward, prompts, "rank.reward")
     if len(forms) > 1:
         what = "some prompts are conversations and some plain text, and one file of pairs holds one kind"
         faults.append(Fault(where="data", what=what, instead="Rank them apart."))

@@ -11,7 +11,6 @@ from typing import Any
 from weakref import WeakSet
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -74,24 +73,3 @@ def score_rows(model: Any, rows: Sequence[Branched], collate: Collator, *, batch
 def _parts(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-class TrunkView(torch.nn.Module):
-    """A classifier's trunk with its hidden states in the place of logits, for checks that compare those token by token
-    (`models.attention.can_isolate`)."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.config = bare(model).config
-
-    @property
-    def dtype(self) -> torch.dtype:
-        found: torch.dtype = bare(self.model).dtype
-        return found
-
-    def get_input_embeddings(self) -> Any:
-        return bare(self.model).get_input_embeddings()
-
-    def forward(self, **kwargs: Any) -> Any:
-        return types.SimpleNamespace(logits=bare(self.model).base_model(**kwargs).last_hidden_state)

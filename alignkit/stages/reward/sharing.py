@@ -19,9 +19,9 @@ from alignkit.evaluation.inference import reading
 from alignkit.models.attention import VARLEN, can_isolate
 from alignkit.models.quantized import is_quantized
 from alignkit.models.raised import raised
+from alignkit.rewards.classified import TrunkView
 from alignkit.stages.dpo.sharing import sliding_window
 from alignkit.stages.reward.rows import collator
-from alignkit.stages.reward.scoring import TrunkView
 
 TOLERANCE = 1e-3
 """Share of the largest hidden value that values may differ by; in fp32 rounding stays below 1e-5."""

@@ -157,6 +157,41 @@ def test_a_quantized_base(model: Path, pairs: Path, tmp_path: Path) -> None:
     assert merged["rows"] == 8 and merged["moved"] < 1e-3 * max(1, merged["deviation"])
 
 
+def test_a_template_of_its_own_comes_along(pairs: Path, tmp_path: Path) -> None:
+    """A base without a chat template, an adapter that learned with one: what is read back by its name alone renders
+    conversations and scores as it did in training, beside a policy too."""
+    from alignkit.config.sections import Data, Model
+    from alignkit.data.pairs import prepare_pairs
+    from alignkit.models.beside import load_beside
+    from alignkit.models.classifier import load_classifier
+    from alignkit.models.loading import load
+    from alignkit.models.sources import locate
+    from alignkit.rewards.judged import Judged
+    from alignkit.rewards.kinds.model import ModelReward
+    from alignkit.stages.reward.rows import collator
+    from alignkit.stages.reward.scoring import score_rows
+
+    # The files name another pad token (5) than the template's tokenizer (0): training pads with the latter.
+    bare = save_tiny(tmp_path / "bare", template=None, initializer_range=0.3, pad_token_id=5)
+    result = reward(bare, pairs, tmp_path / "runs", adapter="lora", data__template="llama3", schedule__max_steps=8)
+    section = Model(name=result["path"], dtype="fp32")
+    loaded = load_classifier(section)
+    assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id == 0
+    prepared = prepare_pairs(
+        Data(name=str(pairs), holdout=8, max_length=96), loaded.tokenizer, wants="preference"
+    ).held_out
+    collate = collator("padded", loaded.model.config.pad_token_id)
+    found = score_rows(loaded.model, whole(prepared, loaded.tokenizer), collate, batch=3)
+    assert float((found[:, 0] - found[:, 1]).mean()) == pytest.approx(result["metrics"]["after"]["margin"], abs=1e-4)
+
+    rows = [Judged(prompt=turn("user", word), answer=word.upper()) for word in ("abc", "de", "c")]
+    alone = ModelReward(loaded.model, loaded.tokenizer, batch=2)(rows)
+    policy = load(Model(name=str(bare), dtype="fp32"))
+    beside = load_beside(section, locate(section), policy)
+    assert ModelReward(beside.model, beside.tokenizer, batch=2)(rows) == alone
+    assert len(policy.model.get_input_embeddings().weight) == 259, "the policy's own vocabulary stays"
+
+
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_an_adapter_on_an_adapter(quantization: str, model: Path, pairs: Path, tmp_path: Path) -> None:
     """The usual chain: an adapter learns demonstrations, a reward adapter stands on that; both are read back."""
