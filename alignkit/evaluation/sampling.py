@@ -23,6 +23,7 @@ from alignkit.data.rows import Message
 from alignkit.evaluation.decoding import Choice, draw, likeliest, write
 from alignkit.evaluation.inference import reading
 from alignkit.evaluation.stopping import stop_tokens
+from alignkit.models.few_rows import few_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ def sample_ids(
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     per_batch = max(1, batch // samples)
     answers: list[list[list[int]]] = [[] for _ in prompts]
-    with reading(model):
+    with reading(model), few_rows(model):
         device = next(model.parameters()).device
         for start in range(0, len(order), per_batch):
             rows = order[start : start + per_batch]

@@ -52,26 +52,28 @@ class _LoraLinear(torch.autograd.Function):
         return by_x, None, None, by_a, by_b, None, None
 
 
-def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    (adapter,) = self.active_adapters if len(self.active_adapters) == 1 else (None,)
-    plain = self.disable_adapters or self.merged or args or kwargs or adapter not in self.lora_A
-    if plain or adapter in self.lora_variant:
+def fused_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The forward of a layer that took the fused pass."""
+    factors = None if args or kwargs else factors_of(self)
+    if factors is None:
         result: Tensor = type(self).forward(self, x, *args, **kwargs)
         return result
-    base: Any = self.get_base_layer()
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base.weight.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else factors[0].dtype
     with torch.autocast(kind, enabled=False):
-        output: Tensor = _LoraLinear.apply(
-            x,
-            base.weight,
-            base.bias,
-            self.lora_A[adapter].weight,
-            self.lora_B[adapter].weight,
-            self.scaling[adapter],
-            dtype,
-        )
+        output: Tensor = _LoraLinear.apply(x, *factors, dtype)
     return output
+
+
+def factors_of(layer: Any) -> tuple[Tensor, Tensor | None, Tensor, Tensor, float] | None:
+    """Weight (o, i), bias (o,), A (r, i), B (o, r) and s of a LoRA layer as it stands; None where its adapter is off,
+    merged, a variant, or one of several."""
+    (adapter,) = layer.active_adapters if len(layer.active_adapters) == 1 else (None,)
+    if layer.disable_adapters or layer.merged or adapter not in layer.lora_A or adapter in layer.lora_variant:
+        return None
+    base: Any = layer.get_base_layer()
+    a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    return base.weight, base.bias, a, b, layer.scaling[adapter]
 
 
 def fuse(peft: nn.Module, adapter: str) -> int:
@@ -95,6 +97,6 @@ def fuse(peft: nn.Module, adapter: str) -> int:
             and not module.lora_bias[adapter]
         )
         if fits:
-            module.forward = types.MethodType(_forward, module)  # type: ignore[method-assign]
+            module.forward = types.MethodType(fused_forward, module)  # type: ignore[method-assign]
             count += 1
     return count

@@ -16,15 +16,27 @@ from __future__ import annotations
 
 import functools
 import types
+from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakSet
 
 from torch import Tensor
 
+from alignkit.evaluation.inference import bare
 from alignkit.models.token_rows import trained_rows, with_row_gradients
 from alignkit.training.logit_rule import LogitRule, logit_rule
 from alignkit.training.token_scores import Workspace, token_scores
 
 UNLABELLED = -100
+
+_ready: WeakSet[Any] = WeakSet()
+
+
+def ready_to_score(model: Any) -> Any:
+    """``model`` with the forward that scores answers. Once: what stands around that forward later stays around it."""
+    if bare(model) not in _ready:
+        install_scoring_head(model)
+    return model
 
 
 def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[str, ...] = ("log_probs",)) -> None:
@@ -36,16 +48,18 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
 
     ``model(..., score_from=(N,), score_labels=(N,), fused_lm_head=True)`` scores token ``score_labels[n]`` under the
     prediction of position ``score_from[n]`` of the (B·T) flattened ones, a position as often as it is named; the fields
-    are (N,) and ``label_mask`` is None. ``score_wanted`` names other fields for this call than ``wanted`` (names of
-    ``token_scores.OUTPUTS``). The loss is the mean negative log-probability (or the sum over ``num_items_in_batch``).
+    are (N,) and ``label_mask`` is None. For this call ``score_wanted`` names other fields than ``wanted`` (names of
+    ``token_scores.OUTPUTS``), ``score_temperature`` another temperature, and with ``score_states`` the output has
+    ``states`` (N, D), the trunk's last hidden states at the positions that were named, with their gradient; with these
+    and ``score_wanted=()`` the head is not asked at all. The loss is the mean negative log-probability (or the sum over
+    ``num_items_in_batch``).
 
     Every other call goes to the forward that stood before, so generation and evaluation see the plain model.
     """
-    from accelerate.utils import is_peft_model
     from trl.trainer.utils import FusedCausalLMOutput
 
-    if is_peft_model(model):
-        model = model.get_base_model()
+    model = bare(model)
+    _ready.add(model)
     before = model.forward
     text_config = model.config.get_text_config()
     rule = logit_rule(model.config, temperature)
@@ -63,6 +77,8 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
         score_from: Tensor | None = None,
         score_labels: Tensor | None = None,
         score_wanted: tuple[str, ...] | None = None,
+        score_temperature: float | None = None,
+        score_states: bool = False,
         **kwargs: Any,
     ) -> Any:
         if not fused_lm_head:
@@ -75,12 +91,16 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
         hidden = trunk.last_hidden_state  # (B, T, D)
         head = self.get_output_embeddings()
         outputs = wanted if score_wanted is None else score_wanted
+        asked = rule if score_temperature is None else replace(rule, temperature=score_temperature)
         device = head.weight.device
         mask: Tensor | None = None
+        states: Tensor | None = None
         if score_from is not None:
             assert score_labels is not None
             states = hidden.flatten(0, 1).index_select(0, score_from.to(hidden.device)).to(device)  # (N, D)
-            full = _scores_of(head, states, score_labels.to(device), rule, outputs, space)
+            if score_states and not outputs:
+                return _with_states()(states=states)
+            full = _scores_of(head, states, score_labels.to(device), asked, outputs, space)
         else:
             if shift_labels is None:
                 assert labels is not None
@@ -90,7 +110,7 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
                 targets = shift_labels
             targets = targets.to(device)
             mask = targets != UNLABELLED  # (B, T')
-            found = _scores_of(head, hidden.to(device)[mask], targets[mask], rule, outputs, space)
+            found = _scores_of(head, hidden.to(device)[mask], targets[mask], asked, outputs, space)
             # masked_scatter keeps an all-masked batch connected to the graph, so that it yields a zero gradient.
             full = {k: None if v is None else v.new_zeros(mask.shape).masked_scatter(mask, v) for k, v in found.items()}
         log_probs = full["log_probs"]
@@ -103,9 +123,23 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
         aux = _router_loss(trunk, text_config, kwargs) if kwargs.get("output_router_logits") else None
         if aux is not None:
             loss = loss + getattr(text_config, "router_aux_loss_coef", 0.0) * aux
+        if score_states:
+            return _with_states()(loss=loss, label_mask=mask, aux_loss=aux, states=states, **full)
         return FusedCausalLMOutput(loss=loss, label_mask=mask, aux_loss=aux, **full)
 
     model.forward = types.MethodType(forward, model)
+
+
+@functools.cache
+def _with_states() -> Any:
+    """TRL's output with the hidden states beside the scores. TRL loads for seconds, so it is made when first needed."""
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    @dataclass
+    class ScoredOutput(FusedCausalLMOutput):  # type: ignore[misc]
+        states: Tensor | None = None
+
+    return ScoredOutput
 
 
 def _scores_of(

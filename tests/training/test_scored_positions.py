@@ -19,8 +19,8 @@ from alignkit.evaluation.templated import with_template
 from alignkit.models.adapters import attach
 from alignkit.models.attention import use_varlen
 from alignkit.models.loading import load
-from alignkit.stages.dpo.scores import answer_scores, sum_by_answer
 from alignkit.training import token_scores
+from alignkit.training.answer_scores import answer_scores, sum_by_answer
 from alignkit.training.head import install_scoring_head
 from alignkit.training.token_scores import OUTPUTS
 from tests.bases import save_base

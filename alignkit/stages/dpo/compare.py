@@ -11,11 +11,12 @@ from torch import Tensor
 
 from alignkit.data.branches import Branched
 from alignkit.stages.dpo.losses import PairScores, Scores, needs_kl
-from alignkit.stages.dpo.policy import mismatched_ratios, policy_scores, ready_to_score
+from alignkit.stages.dpo.policy import mismatched_ratios, policy_scores
 from alignkit.stages.dpo.recipe import DpoOptions
 from alignkit.stages.dpo.reference.passes import Pass, References
 from alignkit.stages.dpo.reference.rows import batches
 from alignkit.stages.dpo.step import joined
+from alignkit.training.head import ready_to_score
 
 
 class HeldOutComparison:

@@ -5,31 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from weakref import WeakSet
 
 from torch import Tensor
 
-from alignkit.evaluation.inference import bare
 from alignkit.stages.dpo.losses import Scores
 from alignkit.stages.dpo.recipe import DpoOptions
-from alignkit.stages.dpo.scores import answer_scores
 from alignkit.stages.dpo.step import feedback_scores, pair_scores
-from alignkit.training.head import install_scoring_head
-
-_ready: WeakSet[Any] = WeakSet()
-
-
-def ready_to_score(model: Any) -> Any:
-    """``model`` with the forward that scores answers. Once: what stands around that forward later stays around it."""
-    if bare(model) not in _ready:
-        install_scoring_head(model)
-        note_ready(model)
-    return model
-
-
-def note_ready(model: Any) -> None:
-    """``model`` got that forward from somebody else (the training loop)."""
-    _ready.add(bare(model))
+from alignkit.training.answer_scores import answer_scores
 
 
 def policy_scores(

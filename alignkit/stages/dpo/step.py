@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alignkit.stages.dpo.losses import FeedbackScores, PairScores, Scores, State, remember, total
 from alignkit.stages.dpo.recipe import DpoOptions
-from alignkit.stages.dpo.scores import sum_by_answer
+from alignkit.training.answer_scores import sum_by_answer
 
 POLICY = {PairScores: ("chosen", "rejected", "chosen_plain"), FeedbackScores: ("policy",)}
 """The fields that carry the gradient."""

@@ -21,7 +21,7 @@ from trl import DPOConfig, DPOTrainer
 
 from alignkit.evaluation.inference import reading
 from alignkit.stages.dpo.losses import Scores, State, needs_kl, separable
-from alignkit.stages.dpo.policy import mismatched_ratios, note_ready, policy_scores
+from alignkit.stages.dpo.policy import mismatched_ratios, policy_scores
 from alignkit.stages.dpo.recipe import DpoOptions
 from alignkit.stages.dpo.step import Coefficients, coefficients, detached, joined, step_loss, surrogate
 from alignkit.training.loop import TrainerParts
@@ -51,7 +51,6 @@ class PreferenceTrainer(GuardedTrainer, DPOTrainer):  # type: ignore[misc]
     _step: _Step
 
     def before_training(self) -> None:
-        note_ready(self.model)
         with same_random_numbers():
             self.begin(self)
 

@@ -20,13 +20,13 @@ from alignkit.data.branching import apart, shared
 from alignkit.errors import RunError
 from alignkit.models.adapters import attach
 from alignkit.models.loading import Loaded, load
-from alignkit.stages.dpo.policy import ready_to_score
 from alignkit.stages.dpo.reference import models
 from alignkit.stages.dpo.reference.check import check_start
 from alignkit.stages.dpo.reference.identity import about_reference, key_of
 from alignkit.stages.dpo.reference.passes import Pass, References
 from alignkit.stages.dpo.reference.rows import batches, row_digest, scored_tokens
 from alignkit.stages.dpo.reference.store import ABOUT, ReferenceStore, Values, prune
+from alignkit.training.head import ready_to_score
 from tests.branched import random_rows
 from tests.stages.dpo.preferences import plain_log_probs, sums
 from tests.tiny import save_tiny

@@ -19,10 +19,10 @@ from alignkit.console.progress import counting
 from alignkit.data.branches import Branched
 from alignkit.errors import RunError
 from alignkit.evaluation.inference import reading
-from alignkit.stages.dpo.policy import ready_to_score
 from alignkit.stages.dpo.reference.rows import batches, row_digest, scored_tokens
 from alignkit.stages.dpo.reference.store import ReferenceStore, Values, prune
-from alignkit.stages.dpo.scores import answer_scores
+from alignkit.training.answer_scores import answer_scores
+from alignkit.training.head import ready_to_score
 
 SECONDS_BETWEEN_SEGMENTS = 20.0
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}

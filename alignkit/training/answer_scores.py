@@ -52,6 +52,17 @@ class AnswerScores:
         return sum_by_answer(values, self.tokens)
 
 
+def token_outputs(
+    model: Any, batch: Mapping[str, Any], wanted: tuple[str, ...], *, router: bool = False, **asked: Any
+) -> Any:
+    """What the scoring forward of ``model`` says of the answers of ``batch``, as `install_scoring_head` has it.
+    ``asked``: its other arguments (score_temperature, score_states)."""
+    given = {key: batch[key] for key in MODEL_KEYS if key in batch}
+    if router:
+        given["output_router_logits"] = True
+    return model(**given, **asked, fused_lm_head=True, score_wanted=wanted)
+
+
 def answer_scores(
     model: Any, batch: Mapping[str, Any], wanted: tuple[str, ...] = (), *, router: bool = False
 ) -> AnswerScores:
@@ -60,10 +71,7 @@ def answer_scores(
     Differentiable in log-probabilities and entropy where gradients are on. ``wanted``: more fields of ``AnswerScores``
     (entropy, log_sum_sq_probs, mean_logits, is_top1). ``router``: that of a mixture of experts too.
     """
-    given = {key: batch[key] for key in MODEL_KEYS if key in batch}
-    if router:
-        given["output_router_logits"] = True
-    found = model(**given, fused_lm_head=True, score_wanted=("log_probs", *wanted))
+    found = token_outputs(model, batch, ("log_probs", *wanted), router=router)
     per_token, tokens = found.log_probs, batch["answer_tokens"].to(found.log_probs.device)
     return AnswerScores(
         log_probs=sum_by_answer(per_token, tokens),
