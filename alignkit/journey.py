@@ -244,6 +244,7 @@ def _execute(run: RunDirectory, composed: Composed, inputs: Inputs) -> Result:
                 versions=package_versions(),
                 result=str(outcome.result.relative_to(run.path)),
                 reusable=inputs.reusable,
+                stopped_by=outcome.stopped_by,
             ),
             outcome.digests,
         )

@@ -79,6 +79,8 @@ def story(info: RunInfo) -> list[str]:
             ["seed", str(manifest.seed)],
             ["made", _when(info, manifest)],
         ]
+        if manifest.stopped_by:
+            facts.append(["stopped by", clean(manifest.stopped_by)])
         if not manifest.reusable:
             facts.append(["reusable", "no: an input has no identity, so asking again runs again"])
     else:

@@ -47,7 +47,9 @@ class Report:
         lines = [f"read {_rows(read)} of {source} as {form}" for source, form, read in self.sources]
         if self.skipped:
             lines.append(f"skipped {_rows(self.skipped)} that cannot be used (data.on_error=skip)")
-        if self.kept:
+        if self.kept and self.noun == "prompt":
+            lines.append(f"training on {_rows(self.kept, 'prompt')}; the longest has {self.longest:,} tokens")
+        elif self.kept:
             share = self.trained_tokens / max(1, self.tokens)
             of_them = "trained" if self.noun == "row" else "in answers"
             longest = {"row": "longest row has", "pair": "longest pair, its prompt and both answers, has"}.get(

@@ -40,14 +40,39 @@ def answered(
     batch: int,
     known_as: str | None = None,
 ) -> list[Sample]:
-    """An answer to the prompt of each row; see ``sample_ids``.
+    """An answer to the prompt of each row; see ``sample_ids`` and ``answered_ids``."""
+    return answered_ids(
+        model,
+        tokenizer,
+        [prompt_ids(tokenizer, prompt_of(row), row.tools) for row in rows],
+        what=what,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        batch=batch,
+        known_as=known_as,
+    )
+
+
+def answered_ids(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    *,
+    what: str,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch: int,
+    known_as: str | None = None,
+) -> list[Sample]:
+    """An answer to each prompt, given as tokens.
 
     Args:
         what: what the progress is called.
         known_as: a digest of all that decides what the model says (contents, number format, device). With it the
             answers come from the disk where they were written before, and are kept there; None: they are not kept.
     """
-    prompts = [prompt_ids(tokenizer, prompt_of(row), row.tools) for row in rows]
     stop = stop_tokens(model, tokenizer)
     file = None
     if known_as is not None:
@@ -56,7 +81,7 @@ def answered(
         found = _read(file, len(prompts))
         if found is not None:
             return [as_sample(tokenizer, ids, stop) for ids in found]
-    with counting(what, len(rows)) as done:
+    with counting(what, len(prompts)) as done:
         written = sample_ids(
             model,
             prompts,

@@ -70,8 +70,9 @@ def drawn_answers(
     tokens = sum(len(answer.ids) for answer in answers)
     kl, kl_interval = 0.0, (0.0, 0.0)
     if reference is not None:
+        prompts = [prompt_ids(tokenizer, prompt_of(row), row.tools) for row in rows]
         with computing():
-            ratios = _log_ratios(model, tokenizer, rows, answers, reference)
+            ratios = log_ratios(model, tokenizer, prompts, answers, reference)
         kl, kl_interval = controlled_mean(*ratios)
     rewards = judge(rows, [answer.text for answer in answers]) if judge is not None else None
     win_rate = win_rate_interval = None
@@ -93,10 +94,10 @@ def drawn_answers(
     )
 
 
-def _log_ratios(
+def log_ratios(
     model: Any,
     tokenizer: Any,
-    rows: Sequence[HeldOut],
+    prompts: Sequence[list[int]],
     answers: Sequence[Sample],
     reference: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[list[float], list[float]]:
@@ -106,10 +107,10 @@ def _log_ratios(
     the policy draws has an expected ratio of 1. It is large where the sum of logarithms is small by luck (Schulman
     2020, "Approximating KL divergence", where it is added with a weight of 1).
     """
-    said = []
-    for row, answer in zip(rows, answers, strict=True):
-        prompt = prompt_ids(tokenizer, prompt_of(row), row.tools)
-        said.append(Encoded([*prompt, *answer.ids], [UNTRAINED] * len(prompt) + answer.ids, row.where))
+    said = [
+        Encoded([*prompt, *answer.ids], [UNTRAINED] * len(prompt) + answer.ids, "")
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
     policy = token_log_probs(model, said, pad_id=pad_id(tokenizer))
     with reference() as frozen:
         fixed = token_log_probs(frozen, said, pad_id=pad_id(tokenizer))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from alignkit.evaluation.policy import PolicyScores
 from alignkit.evaluation.preferences import PreferenceScores
 from alignkit.evaluation.rewarded import RewardScores
 from alignkit.evaluation.scores import Figure, Graded, Scored
@@ -105,7 +106,7 @@ _WORDS = {True: "correct", False: "wrong"}
 
 def _warnings(scores: Scored | None) -> list[str]:
     """What looked wrong in the run that ended with these scores."""
-    return scores.warnings if isinstance(scores, PreferenceScores | RewardScores) else []
+    return scores.warnings if isinstance(scores, PreferenceScores | RewardScores | PolicyScores) else []
 
 
 def _warning(sentence: str) -> RenderableType:
@@ -134,12 +135,19 @@ def _lines(before: Scored | None, after: Scored | None) -> list[_Line]:
     sides = [{figure.name: figure for figure in scores.figures()} for scores in _known(before, after)]
     lines = []
     for name in dict.fromkeys(name for side in sides for name in side):
-        row = [side.get(name) for side in sides]
+        row = _alike([side.get(name) for side in sides])
         change, better = _change(row[0], row[-1]) if len(row) == 2 else ("", None)
         lines.append(_Line(name, [_cell(figure) for figure in row], change, better))
         if any(figure is not None and figure.interval is not None for figure in row):
             lines.append(_Line("  95% interval", [_interval(figure) for figure in row], ""))
     return lines
+
+
+def _alike(row: list[Figure | None]) -> list[Figure | None]:
+    """A share beside a number that is none is shown as a number too."""
+    if len({figure.share for figure in row if figure is not None}) < 2:
+        return row
+    return [None if figure is None else replace(figure, change="difference") for figure in row]
 
 
 def _change(before: Figure | None, after: Figure | None) -> tuple[str, bool | None]:
@@ -251,6 +259,8 @@ def _interval(figure: Figure | None) -> str:
     if figure is None or figure.interval is None:
         return ""
     low, high = figure.interval
+    if figure.signed:
+        return f"{100 * low:+.0f} to {100 * high:+.0f}" if figure.share else f"{low:+.3f} to {high:+.3f}"
     return f"{100 * low:.0f}–{100 * high:.0f}%" if figure.share else f"{_figure(low)} to {_figure(high)}"
 
 

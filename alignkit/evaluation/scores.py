@@ -22,6 +22,8 @@ class Figure:
     better: Literal["lower", "higher"] | None = None
     interval: tuple[float, float] | None = None
     """95% interval, in the unit of the value."""
+    signed: bool = False
+    """Whether it is a change by itself, so that the ends of its interval have signs."""
 
     @property
     def share(self) -> bool:

@@ -87,3 +87,26 @@ def correlation(x: Numbers, y: Numbers) -> float | None:
     if len(a) < 3 or not np.isfinite(a).all() or not np.isfinite(b).all() or not a.std() or not b.std():
         return None
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def bootstrap_interval(values: Numbers, *, seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
+    """95% percentile interval of a mean (Efron and Tibshirani 1993, chapter 13): the same values drawn again with
+    replacement, as often as there are values; of the means of ``resamples`` such draws the middle 95%. Without bounds
+    for a single value. The same values and seed give the same interval.
+
+    Raises:
+        ValueError: no values.
+    """
+    found = np.asarray(values, np.float64)
+    if not len(found):
+        raise ValueError("an interval needs at least one value")
+    if len(found) == 1:
+        return -math.inf, math.inf
+    chances = np.random.Generator(np.random.PCG64(seed))
+    means = np.empty(resamples)
+    step = max(1, 1_000_000 // len(found))  # so that few megabytes are held at a time
+    for start in range(0, resamples, step):
+        end = min(start + step, resamples)
+        means[start:end] = found[chances.integers(0, len(found), (end - start, len(found)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alignkit.evaluation import preferences, rewarded
+from alignkit.evaluation import policy, preferences, rewarded
+from alignkit.evaluation.policy import PolicyScores
 from alignkit.evaluation.preferences import PreferenceScores
 from alignkit.evaluation.rewarded import RewardScores
 from alignkit.evaluation.scores import Scored, Scores
@@ -15,7 +16,11 @@ def stored(plain: dict[str, Any] | None) -> Scored | None:
     """The scores that ``as_dict`` made; None for None. Demonstrations carry no kind."""
     if not plain:
         return None
-    kinds: dict[Any, Any] = {preferences.KIND: PreferenceScores, rewarded.KIND: RewardScores}
+    kinds: dict[Any, Any] = {
+        preferences.KIND: PreferenceScores,
+        rewarded.KIND: RewardScores,
+        policy.KIND: PolicyScores,
+    }
     found: Scored = kinds.get(plain.get("kind"), Scores).from_dict(plain)
     return found
 

@@ -76,6 +76,8 @@ class Manifest:
     """What the run is for, relative to its directory: the path that is printed."""
     reusable: bool = True
     """False when an input had no identity (a server, a user's function): asking again then runs again."""
+    stopped_by: str | None = None
+    """The rule that ended the run before its last step (`kl`); None: it ran to its end."""
     created: str = ""
     """When the directory was made; ISO 8601 with its offset."""
     finished: str = ""

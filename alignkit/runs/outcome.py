@@ -15,9 +15,11 @@ class Outcome:
     ``metrics`` is JSON: ``before``, ``after``, ``training``, and ``headline`` with one name and value for listings.
     ``resolved`` says what every `auto` became. ``digests`` are SHA-256 of files below the run's directory that the
     stage took while it wrote them, so that gigabytes need not be read again.
+    ``stopped_by`` names the rule that ended the stage before its last step; None: it ran to its end.
     """
 
     result: Path
     metrics: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    stopped_by: str | None = None

@@ -156,10 +156,12 @@ def headline_name(metrics: Mapping[str, Any]) -> str:
 def compared(measure: Measure, metrics: Mapping[str, Any]) -> list[str]:
     """Names of the figures that a table shows of one run: the measure first, then its headline and its scores.
 
-    Scores may name themselves what of them is worth comparing (`compare`). Else it is all of them but counts: whole
-    numbers say how much was looked at, not what was found.
+    Scores may name themselves what of them is worth comparing (`compare`), and beside them any figure of the run by
+    its place (`training.seconds`). Else it is all of them but counts: whole numbers say how much was looked at, not
+    what was found.
     """
     names: list[str] = []
+    everything = flat(metrics)
     for when in ("after", "headline"):
         section = metrics.get(when)
         if not isinstance(section, Mapping) or "name" in section:
@@ -169,7 +171,8 @@ def compared(measure: Measure, metrics: Mapping[str, Any]) -> list[str]:
         names += [
             str(name)
             for name in chosen
-            if isinstance(section.get(name), float | str) and name in figures and name not in _NO_RESULT
+            if (isinstance(section.get(name), float | str) and name in figures and name not in _NO_RESULT)
+            or ("compare" in section and "." in name and name in everything)
         ]
     return list(dict.fromkeys([measure.name, *(name for name in names if name != measure.name.removeprefix("after."))]))
 

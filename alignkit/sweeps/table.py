@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def table(comparison: Comparison) -> RenderableType:
         drawn.add_column(name, overflow="fold", justify=justify, min_width=min(longest, _UNFOLDED))
     for name in figures:
         # A number is never broken; the words above it stand one below the other, so that many figures fit.
-        words = name.removeprefix("after.").replace("_", " ").replace(" ", "\n")
+        words = re.sub(r"[ _.]", "\n", name.removeprefix("after."))
         drawn.add_column(words, justify="right", no_wrap=True)
     drawn.add_column("run", overflow="fold", min_width=_UNFOLDED if done else None)
     before = _before(done, figures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from alignkit.config.recipe import GradientRecipe
@@ -63,6 +64,8 @@ class Plan:
     callbacks: list[Any]
     facts: Callable[[Mapping[str, Any]], list[str]]
     """What the progress line says of a step's figures."""
+    best: Callable[[], Path | None] = lambda: None
+    """Asked after the last step: the checkpoint whose weights the stage wants in place of the last ones."""
 
 
 def train(
@@ -136,7 +139,7 @@ def train(
             f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; its checkpoint is saved. "
             "The same command goes on from there.",
         )
-    best = watch.best_checkpoint() if recipe.schedule.patience is not None else None
+    best = watch.best_checkpoint() if recipe.schedule.patience is not None else plan.best()
     if best is not None and checkpoints.step_of(best) != trainer.state.global_step:
         log.say(f"taking the weights of step {checkpoints.step_of(best)}, the best on held-out rows")
         trainer._load_from_checkpoint(str(best))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from alignkit.config.recipe import GradientRecipe
@@ -120,6 +121,18 @@ class GradientStage(ABC):
         """What the progress line says of a step's figures."""
         return loss_facts(logs)
 
+    def trained(self, loaded: Loaded) -> None:  # noqa: B027 -- most need nothing
+        """Called after the last step, before anything is written: what stood in the model for training alone goes."""
+
+    def best_checkpoint(self) -> Path | None:
+        """Called after the last step: the checkpoint whose weights are the result in place of the last ones; None: the
+        last ones are, or those that early stopping kept. Raises NumericsError where no weights are worth keeping."""
+        return None
+
+    def stopped_by(self) -> str | None:
+        """The rule of the stage's own that ended the training before its last step; None: none did."""
+        return None
+
     def reload(self, known: dict[str, Any]) -> Loaded:
         """The trained model of a run whose training is done, as the next stage would load it. ``known``: what every
         `auto` became. Raises RunError when the weights are gone."""
@@ -218,6 +231,7 @@ class GradientStage(ABC):
         log.say(f"training {trainable:,} of {total:,} weights ({100 * trainable / total:.2f}%)")
         with trackers.inside(self.run):
             figures = train(self.recipe, self.run, self._plan(loaded, prepared, resolved), loaded, resolved, stop)
+        self.trained(loaded)
         results.keep_trained(self.recipe, self.run, loaded, self.source)
         self.run.mark("trained", figures)
         return loaded
@@ -236,6 +250,7 @@ class GradientStage(ABC):
             watched=lambda model, rows: self.watched(model, loaded.tokenizer, prepared, rows),
             callbacks=self.callbacks(prepared),
             facts=self.facts,
+            best=self.best_checkpoint,
         )
 
     def _resolve(self, loaded: Loaded, prepared: Prepared) -> dict[str, Any]:
@@ -305,4 +320,9 @@ class GradientStage(ABC):
         if drift:
             metrics["drift"] = drift
         cards.write_cards(self.recipe, self.run, self.source, metrics)
-        return Outcome(result=self.run.model_path, metrics=metrics, resolved=self.run.read_mark("resolved") or {})
+        return Outcome(
+            result=self.run.model_path,
+            metrics=metrics,
+            resolved=self.run.read_mark("resolved") or {},
+            stopped_by=self.stopped_by(),
+        )

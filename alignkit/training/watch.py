@@ -24,8 +24,8 @@ WATCHED = "held_out_"
 class HeldOutWatch(TrainerCallback):  # type: ignore[misc]
     """Scores held-out rows every `evaluation.every` steps, and every `schedule.patience_every` for early stopping.
 
-    ``score(model, rows)`` gives the figures of the first held-out rows (None: all), ``loss`` among them; ``facts`` says
-    in a few words what a person sees of the others.
+    ``score(model, rows)`` gives the figures of the first held-out rows (None: all), ``loss`` among them where there is
+    one; ``facts`` says in a few words what a person sees of the others.
 
     Early stopping decides the weights, so it looks at all held-out rows whatever `evaluation.rows` says. Its memory
     is metrics.jsonl itself, which a resume cuts back to the checkpoint: nothing else has to be saved.
@@ -69,7 +69,8 @@ class HeldOutWatch(TrainerCallback):  # type: ignore[misc]
             figures = self._score(model, self.recipe.evaluation.rows)
             self.run.append_metrics({"step": step, **{WATCHED + name: value for name, value in figures.items()}})
             others = self.facts({name: value for name, value in figures.items() if name != "loss"})
-            log.say("  ".join([f"step {step}: held-out loss {figures['loss']:.4f}", *others]))
+            losses = [f"loss {figures['loss']:.4f}"] if "loss" in figures else []
+            log.say(f"step {step}: held-out " + "  ".join([*losses, *others]))
         if patience is not None and step % self.recipe.schedule.patience_every == 0:
             self._check_patience(model, step, patience, control)
         return control

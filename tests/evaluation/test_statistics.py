@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit.evaluation.scores import wilson
-from alignkit.evaluation.statistics import area_under_curve, controlled_mean, correlation, mean_interval
+from alignkit.evaluation.statistics import (
+    area_under_curve,
+    bootstrap_interval,
+    controlled_mean,
+    correlation,
+    mean_interval,
+)
 
 VALUES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
 
@@ -90,3 +96,35 @@ def test_what_cannot_be_set_right_is_left_alone() -> None:
     assert controlled_mean([2.0] * 12, [0.0] * 12) == (2.0, (2.0, 2.0))
     lopsided = np.linspace(-1, -0.9, 50)
     assert controlled_mean(lopsided * 3, lopsided) == (float((lopsided * 3).mean()), mean_interval(lopsided * 3))
+
+
+def test_the_bootstrap_interval_is_that_of_means_drawn_with_replacement() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.exponential(2.0, 50)
+    means = [rng.choice(values, 50).mean() for _ in range(20_000)]
+    low, high = bootstrap_interval(values)
+    assert (low, high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.03)
+    assert bootstrap_interval(values) == (low, high), "the same twice"
+    assert bootstrap_interval(values, seed=1) != (low, high)
+
+
+def test_the_bootstrap_interval_holds_the_truth_about_95_times_in_100() -> None:
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(400):
+        low, high = bootstrap_interval((rng.random(64) < 0.7).astype(float), resamples=1000)
+        held += low <= 0.7 <= high
+    assert 0.91 <= held / 400 <= 0.98
+
+
+def test_many_values_are_drawn_in_parts() -> None:
+    values = np.arange(30_000) % 7
+    low, high = bootstrap_interval(values, resamples=200)
+    assert low < values.mean() < high and high - low < 0.1
+
+
+def test_bootstrap_intervals_of_few_values() -> None:
+    assert bootstrap_interval([2.0]) == (-math.inf, math.inf)
+    assert bootstrap_interval([1.0, 1.0, 1.0]) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap_interval([])

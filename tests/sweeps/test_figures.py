@@ -127,6 +127,15 @@ def test_a_table_shows_scores_and_no_counts() -> None:
     ]
 
 
+def test_scores_may_name_figures_of_the_run_by_their_place() -> None:
+    found = {
+        "after": {"true_reward": 0.5, "kl": 1.0, "rows": 3, "compare": ["true_reward", "training.seconds", "no.such"]},
+        "training": {"seconds": 12, "steps": 3},
+    }
+    assert compared(Measure("true_reward", "higher"), found) == ["true_reward", "training.seconds"]
+    assert find("training.seconds", found) == 12 and started("training.seconds", found) is None
+
+
 def test_numbers() -> None:
     assert math.isnan(flat({"a": {"b": "nan"}})["a.b"])
     assert [shown(value) for value in (None, 5.58, 265.0, 1.2e-5, math.inf)] == [

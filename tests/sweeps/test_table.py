@@ -11,6 +11,8 @@ from alignkit.console.log import as_text
 from alignkit.sweeps.entries import Comparison, Entry
 from alignkit.sweeps.figures import Measure, compared, interval
 from alignkit.sweeps.table import started_apart, table
+from tests.evaluation.policy_scores import policy_scores
+from tests.evaluation.policy_scores import started as started_scores
 from tests.evaluation.preference_scores import drawn, preference_scores
 
 LOSSES = ["sigmoid", "ipo", "simpo", "apo_zero_unpaired"]
@@ -54,6 +56,29 @@ def test_preference_runs_side_by_side() -> None:
     assert below == ["±0.040", "±1.0", "±0.10"]
     before = next(line for line in lines if line.startswith("before"))
     assert before.split()[1] == "0.5000"
+
+
+def test_policies_side_by_side() -> None:
+    def run(true: float, seconds: float) -> dict[str, Any]:
+        interval = (true - 0.1, true + 0.1)
+        after = policy_scores(true_reward=true, true_reward_interval=interval, change=true - 0.25)
+        scores = {"before": started_scores().as_dict(), "after": after.as_dict(), "training": {"seconds": seconds}}
+        return {**scores, "headline": {"name": "true_reward", "before": 0.25, "after": true}}
+
+    comparison = comparison_of([run(0.6, 61.5), run(0.65, 90), run(0.7, 77), run(0.62, 50)])
+    comparison.measure = Measure("true_reward", "higher")
+    text = as_text(table(comparison), 100)
+    assert all(len(line.rstrip()) <= 100 for line in text.splitlines())
+    heading = " ".join(" ".join(text.splitlines()[:4]).split())
+    for word in ("true", "reward", "change", "kl", "length", "training", "seconds"):
+        assert word in heading, word
+    lines = text.splitlines()
+    best = next(line for line in lines if line.startswith("best"))
+    assert best.split()[3:] == ["0.7000", "0.4500", "0.2000", "1.500", "30.00", "0.2500", "77.00", "dpo-3fa29c02"]
+    below = lines[lines.index(best) + 1].split()
+    assert below == ["±0.10", "±0.30", "±0.50"]
+    before = next(line for line in lines if line.startswith("before"))
+    assert before.split() == ["before", "0.2500", "-", "0.2000", "0.000", "60.00", "0.2500", "-"]
 
 
 def test_a_figure_that_one_run_lacks_leaves_a_gap() -> None:
