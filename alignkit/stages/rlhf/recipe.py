@@ -152,6 +152,7 @@ class Recipe(GradientRecipe):
     """RLHF: a policy learns from rewards of its own answers, by PPO, RLOO, GRPO and their kin."""
 
     semantics: ClassVar[int] = 1
+    trl_configs: ClassVar[dict[str, str]] = {"grpo": "GRPOConfig", "rloo": "RLOOConfig"}
     trl_owned: ClassVar[dict[str, str]] = {
         "num_generations": "rlhf.samples",
         "max_completion_length": "rlhf.max_new_tokens",
@@ -185,7 +186,7 @@ class Recipe(GradientRecipe):
     @property
     def trl_config(self) -> str | None:  # type: ignore[override]
         """TRL's class of the algorithm; those that are alignkit's own have none."""
-        return {"grpo": "GRPOConfig", "rloo": "RLOOConfig"}.get(self.rlhf.algorithm)
+        return self.trl_configs.get(self.rlhf.algorithm)
 
     def files_read(self) -> dict[str, list[Path]]:
         rewards = files_of(self.rlhf.rewards, "rlhf.rewards")
