@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignkit.models import fused_lora, fused_norm
+from alignkit.models import fused_lora, fused_norm, llama_step
+from alignkit.models.joint import Factors
 
 ROWS = 64
 """Rows up to which W·xᵀ is the faster way round."""
@@ -36,7 +37,7 @@ def few_rows(model: nn.Module) -> Iterator[None]:
     Its weights and the state of its adapters must not change meanwhile. Layers that are none of ours (quantized,
     sharded, other adapters) compute as before; under autocast, which has products of its own, all of them do.
     """
-    taken: list[tuple[nn.Module, Any]] = []
+    taken: list[tuple[Any, Any]] = []
     raised = any(torch.is_autocast_enabled(kind) for kind in {one.device.type for one in model.parameters()})
     try:
         for module in model.modules() if not raised else ():
@@ -44,14 +45,20 @@ def few_rows(model: nn.Module) -> Iterator[None]:
             product = _product(module, before)
             if product is not None:
                 taken.append((module, before))
-                module.forward = product  # type: ignore[assignment]
+                module.forward = product
+        turns, ours = llama_step.Turns(), {id(module) for module, _ in taken}
+        for module in list(model.modules()) if not raised else ():
+            step = _step(module, ours, turns)
+            if step is not None:
+                taken.append((module, None))
+                module.forward = step
         yield
     finally:
         for module, before in taken:
             if before is None:
                 del module.forward
             else:
-                module.forward = before  # type: ignore[method-assign]
+                module.forward = before
 
 
 def _product(module: nn.Module, before: Any) -> Product | None:
@@ -67,6 +74,26 @@ def _product(module: nn.Module, before: Any) -> Product | None:
     if given is fused_norm.fused_forward and _narrow(norm.weight):
         return _norm(norm.weight, norm.variance_epsilon)
     return None
+
+
+def _step(module: Any, ours: set[int], turns: llama_step.Turns) -> Any:
+    """The short forward of a decoder layer whose norms and linear layers are all among ``ours`` (ids); None: it has
+    none."""
+    if not llama_step.takes(module):
+        return None
+    norms: dict[str, Any] = {name: module.get_submodule(name) for name in llama_step.NORMS}
+    layers = llama_step.linears(module)
+    if not all(id(one) in ours for one in (*norms.values(), *layers.values())):
+        return None
+    factors: dict[str, Factors] = {}
+    for name, layer in layers.items():
+        found = (
+            fused_lora.factors_of(layer) if hasattr(layer, "lora_A") else (layer.weight, layer.bias, None, None, 0.0)
+        )
+        if found is None or not _narrow(found[0]):
+            return None
+        factors[name] = found
+    return llama_step.one_token(module, factors, {name: one.forward for name, one in norms.items()}, turns, rows=ROWS)
 
 
 def _narrow(weight: Tensor) -> bool:
@@ -86,24 +113,31 @@ def _linear(weight: Tensor, bias: Tensor | None) -> Product:
 
 
 def _norm(weight: Tensor, epsilon: float) -> Product:
-    """RMSNorm in one call, rounded once where the layer rounds twice."""
+    """RMSNorm in one call, rounded once where the layer rounds twice.
+
+    torch's RMSNorm is eight small operations on a CPU, its LayerNorm is one. The mean of x and -x together is 0 and
+    their variance is the mean of x², so LayerNorm of both is RMSNorm of x.
+    """
+    size, both = weight.shape[0], torch.cat((weight, weight))
 
     def forward(x: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, epsilon)
+        return F.layer_norm(torch.cat((x, -x), -1), both.shape, both, None, epsilon)[..., :size]
 
     return forward
 
 
 def _lora(weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Product:
     """weight (o, i), bias (o,), a (r, i) and b (o, r), both fp32."""
-    dtype, narrow = weight.dtype, _narrow(weight)
-    low_a, low_b = a.to(dtype), b.to(dtype)
+    dtype, narrow, inputs = weight.dtype, _narrow(weight), weight.shape[1]
+    low_a, low_b, a_t, b_t = a.to(dtype), b.to(dtype), a.t(), b.t()
 
     def forward(x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1]).to(dtype)  # (n, i)
-        if narrow and len(flat) <= ROWS:
+        flat = x.reshape(-1, inputs)  # (n, i)
+        if flat.dtype != dtype:
+            flat = flat.to(dtype)
+        if narrow and flat.shape[0] <= ROWS:
             wide = torch.mm(weight, flat.t()).t().to(torch.float32, memory_format=torch.contiguous_format)  # (n, o)
-            wide.addmm_(flat.float() @ a.t(), b.t(), alpha=scale)
+            wide.addmm_(torch.mm(flat.float(), a_t), b_t, alpha=scale)
             if bias is not None:
                 wide += bias
             y = wide.to(dtype)

@@ -11,6 +11,8 @@ h query heads, k key/value heads, T tokens of the batch, d head size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -34,18 +36,26 @@ def shared_attention(
     """
     flat = [length for row in branch_lengths for length in row]
     # One split and not a slice each: the gradient is then put together once, not added up from mostly zeros.
-    pieces = zip(*(x.split(flat, dim=1) for x in (query, key, value)), strict=True)
+    pieces = list(zip(*(x.split(flat, dim=1) for x in (query, key, value)), strict=True))
     found: list[Tensor] = []
+    start = 0
     for row in branch_lengths:
-        trunk: tuple[Tensor, ...] | None = None
-        for length in row:
-            q, k, v = next(pieces)
-            if trunk is None:
-                trunk = k, v
-            elif not length:
+        trunk, *branches = pieces[start : start + len(row)]
+        start += len(row)
+        found.append(_attend([x.unsqueeze(0) for x in trunk], dropout, scaling, window))
+        # Neighbours of one length go through together: most answers of a rollout are as long as they may be.
+        for length, group in groupby(zip(row[1:], branches, strict=True), key=itemgetter(0)):
+            if not length:
                 continue  # an empty branch has nothing to ask
-            else:
-                k, v = (torch.cat((head, own), dim=1) for head, own in zip(trunk, (k, v), strict=True))
-            batch = (x.unsqueeze(0) for x in (q, k, v))
-            found.append(causal_attention(*batch, dropout=dropout, scaling=scaling, window=window))
+            q, k, v = (torch.stack(x) for x in zip(*(branch for _, branch in group), strict=True))  # (n, ·, q, d)
+            k, v = (
+                torch.cat((head.expand(len(q), *head.shape), own), dim=2)
+                for head, own in zip(trunk[1:], (k, v), strict=True)
+            )
+            found.append(_attend([q, k, v], dropout, scaling, window))
     return torch.cat(found)
+
+
+def _attend(batch: Sequence[Tensor], dropout: float, scaling: float | None, window: int | None) -> Tensor:
+    q, k, v = batch
+    return causal_attention(q, k, v, dropout=dropout, scaling=scaling, window=window)
