@@ -144,7 +144,7 @@ def score(
             parts.append(score_batch(model, inputs, temperature=temperature, wanted=wanted, value_head=value_head))
             order += [first[row] + branch for row, branch in part]
     counts = [branch.tokens for branch in branches]
-    return _in_order(parts, order, counts)
+    return in_order(parts, order, counts)
 
 
 def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _rows_of(rows: Sequence[Branched], part: Iterable[tuple[int, int]]) -> list[
     ]
 
 
-def _in_order(parts: Sequence[TokenScores], order: Sequence[int], counts: Sequence[int]) -> TokenScores:
+def in_order(parts: Sequence[TokenScores], order: Sequence[int], counts: Sequence[int]) -> TokenScores:
     """Scores of parts as one, answers in the order of the rows. ``order``: which answer each of the parts' is."""
     place = {answer: at for at, answer in enumerate(order)}
     joined: dict[str, Tensor] = {}

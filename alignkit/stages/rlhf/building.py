@@ -31,7 +31,7 @@ def build(parts: TrainerParts, setting: Setting, *, steps: int, lora_dropout: fl
     trainer = make(parts, arguments, setting.settled)
     _rest_dropout(model, lora_dropout)
     if make is _own:
-        trainer.aux_loss_enabled = router_coefficient(bare(model)) != 0.0
+        trainer.router_weight = router_coefficient(bare(model))
     # A part's loss is a share of the step's already; older versions of transformers ask the second attribute.
     trainer.loss_is_scaled_for_ga = True
     trainer.model_accepts_loss_kwargs = True
@@ -102,7 +102,7 @@ def _borrowed(kind: Callable[..., Any], parts: TrainerParts, config: Any) -> Rol
     if getattr(model, "generation_config", None) is not None:
         places.append((model.generation_config, "pad_token_id"))
     before = [(place, name, getattr(place, name, None)) for place, name in places]
-    found: RolloutTrainer = kind(
+    found: Any = kind(
         model=parts.loaded.model,
         reward_funcs=_nothing,
         args=config,
@@ -114,7 +114,11 @@ def _borrowed(kind: Callable[..., Any], parts: TrainerParts, config: Any) -> Rol
     for place, name, value in before:  # the result's tokenizer and configuration are those of the start
         setattr(place, name, value)
     found.data_collator = parts.collate
-    return found
+    # TRL adds the router's loss to every part with a weight that goes with the kind of loss; here it has the answers'.
+    if found.aux_loss_enabled:
+        found.router_weight, found.aux_loss_enabled = found.router_aux_loss_coef, False
+    borrowed: RolloutTrainer = found
+    return borrowed
 
 
 def _nothing(*, completions: list[Any], **kwargs: Any) -> list[float]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from alignkit.rollouts.drawing import draw
 from alignkit.rollouts.judging import judge
 from alignkit.rollouts.rollout import Rolled, Rollout
 from alignkit.rollouts.rows import branched
-from alignkit.rollouts.scoring import score
+from alignkit.rollouts.scoring import TokenScores, score
 from alignkit.rollouts.texts import FILE, RolloutTexts
 from alignkit.stages.rlhf.arithmetic.ragged import sums
 from alignkit.stages.rlhf.crediting import Crediting
@@ -35,6 +35,10 @@ from alignkit.training.memory import is_out_of_memory
 
 STATE, ROLLOUT = "policy_state.json", "rollout.safetensors"
 """In a checkpoint: what the algorithm remembers, and the rollout in hand."""
+UNJUDGED = 3
+"""Rollouts in a row without a single reward that end a run although rewards may fail (`rlhf.on_error=skip`)."""
+Reader: TypeAlias = Callable[[Rollout], TokenScores | None]
+"""Reads the policy's side of a rollout, or leaves it to the maker."""
 ROUNDING = {True: 2.0, False: 1e-2}
 """Nats an answer that policy and reference may differ by before the first step, by whether numbers are 16 bits: other
 neighbours in a batch and another order of sums. Beyond it the reference is another model."""
@@ -73,15 +77,20 @@ class RolloutMaker:
     made: int = 0
     """Rollouts so far."""
     _cut: bool = field(default=False, init=False)
+    _unjudged: int = field(default=0, init=False)
+    """Rollouts in a row without a single reward."""
 
-    def make(self, model: Any, *, step: int) -> Hand:
-        """The next rollout of ``model`` after ``step`` optimizer steps, credited. Raises NumericsError where a reward
-        gives no number and that is not skipped, RunError where memory runs out."""
+    def make(self, model: Any, *, step: int, reader: Reader = lambda rollout: None) -> Hand:
+        """The next rollout of ``model`` after ``step`` optimizer steps, credited.
+
+        ``reader``: who reads the policy's log-probabilities, entropy and values in the maker's place, if it does.
+        Raises NumericsError where a reward gives no number and that is not skipped, RunError where memory runs out.
+        """
         self.hand = None
         try:
             answers = self._answers(model)
             rollout = Rollout.of(self.made, answers)
-            self._read(model, rollout)
+            self._read(model, rollout, reader)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -156,7 +165,7 @@ class RolloutMaker:
         found: AbstractContextManager[Any] = torch.autocast(next(model.parameters()).device.type, kinds[self.autocast])
         return found
 
-    def _read(self, model: Any, rollout: Rollout) -> None:
+    def _read(self, model: Any, rollout: Rollout, reader: Reader) -> None:
         """Log-probabilities, entropy and values of the policy, and log-probabilities of the reference."""
         options, value = self.options, self.value
         rows = branched(rollout.answers)
@@ -166,7 +175,7 @@ class RolloutMaker:
             "autocast": self.autocast,
         }
         beside = value.head if value is not None and not value.apart else None
-        found = score(model, rows, self.collate, value_head=beside, **how)
+        found = reader(rollout) or score(model, rows, self.collate, value_head=beside, **how)
         rollout.policy, rollout.entropy, rollout.values = found.log_probs, found.entropy, found.values
         if value is not None and value.apart:
             with value.active():
@@ -195,6 +204,13 @@ class RolloutMaker:
             log.warn(
                 f"rollout {rollout.number}: {len(failed):,} of {len(rollout.answers):,} answers got no reward and are "
                 f"left out; the first ({first.where}): {first.problem}"
+            )
+        self._unjudged = self._unjudged + 1 if len(failed) == len(rollout.answers) else 0
+        if self._unjudged == UNJUDGED:
+            raise NumericsError(
+                f"Not one answer of the last {UNJUDGED} rollouts got a reward, so nothing is learned. The first of "
+                f"rollout {rollout.number} ({failed[0].where}): {failed[0].problem} rlhf.on_error=stop would have "
+                "shown the answer at once."
             )
 
     # --- on the disk -------------------------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ class OnlineDpoTrainer(RolloutTrainer, Trainer):  # type: ignore[misc]
     """Online DPO (Guo et al. 2024): of each prompt's answers the best and the worst are a pair for a loss of the dpo
     stage. A mini-batch holds whole prompts; one whose answers are all worth the same gives no pair."""
 
+    reads_ahead = False
+
     def parts(self, mini: MiniBatch) -> list[list[int]]:
         """Places of chosen, rejected, chosen …, whole pairs, `batch.micro` answers at once."""
         pairs = self._pairs(mini)

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from alignkit.data.branching import Collator
-from alignkit.evaluation.inference import bare
 from alignkit.rollouts.rollout import Rollout
 from alignkit.rollouts.rows import branched, micro_batches
 from alignkit.rollouts.scoring import TokenScores, score_batch
+from alignkit.stages.rlhf.ahead import Ahead, one_pass, random_state, same_state
 from alignkit.stages.rlhf.figures import rollout_figures
 from alignkit.stages.rlhf.making import Hand, RolloutMaker
 from alignkit.stages.rlhf.minibatches import mini_batches
@@ -88,8 +88,11 @@ class RolloutTrainer(GuardedTrainer):
     setting: Setting
     mini: MiniBatch
     logged: Mapping[str, float] = {}
-    aux_loss_enabled: bool = False
-    """Whether the model has experts whose load is balanced; TRL's trainers say it themselves."""
+    router_weight: float = 0.0
+    """Of the loss that balances the load of a mixture's experts."""
+    reads_ahead: bool = True
+    """Whether a step's parts are answers as they come, so that reading them may be its forward pass (see ahead.py)."""
+    _ahead: Ahead | None = None
 
     def part_loss(self, model: Any, inputs: dict[str, Any], mini: MiniBatch) -> Tensor:
         """() this part's share of the mini-batch's loss, with gradient; figures go to ``mini``."""
@@ -104,7 +107,7 @@ class RolloutTrainer(GuardedTrainer):
         inside = step % setting.steps_per_rollout
         # What a reward of the user's draws must not decide what dropout draws, nor be drawn again after a resume.
         with same_random_numbers():
-            hand = setting.maker.hand if inside else setting.maker.make(self.model, step=step)
+            hand = setting.maker.hand if inside else setting.maker.make(self.model, step=step, reader=self.read_ahead)
         assert hand is not None, "a checkpoint in the middle of a rollout holds it"
         self.mini = self._mini_batch(hand, inside)
         self.logged = {}
@@ -112,6 +115,27 @@ class RolloutTrainer(GuardedTrainer):
             coefficient = setting.maker.crediting.coefficient
             self.logged = {**rollout_figures(hand.rollout, hand.counted), "kl_coefficient": coefficient}
         return [{"mini": self.mini}], torch.tensor(1, device=device)
+
+    def read_ahead(self, rollout: Rollout) -> TokenScores | None:
+        """What the policy says of a rollout, out of the forward of the step that comes, where one pass is both."""
+        setting, self._ahead = self.setting, None
+        device = self.args.device
+        alone = self.accelerator.num_processes == 1 and len(rollout) == setting.size
+        if not (self.reads_ahead and alone) or self.passes() != ("all",):
+            return None
+        part = one_pass(rollout, micro=setting.micro, batch=setting.options.batch, device=device)
+        if part is None:
+            return None
+        before = random_state()
+        self.model.train()
+        with self.compute_loss_context_manager():
+            inputs = self._prepare_inputs({**self.batch(rollout, part, fresh=True), "about": "all"})
+            ahead = Ahead(part, self.scores(self.model, inputs))
+        if not same_state(before, random_state()):
+            self.reads_ahead = False
+            return None
+        self._ahead = ahead
+        return ahead.read(rollout)
 
     def _mini_batch(self, hand: Hand, inside: int) -> MiniBatch:
         setting, options = self.setting, self.setting.options
@@ -135,8 +159,10 @@ class RolloutTrainer(GuardedTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         """Forward and backward of all parts of the mini-batch. Where nothing is left to learn from, nothing moves."""
         mini: MiniBatch = inputs["mini"]
-        total = torch.zeros((), device=self.args.device)
-        for part in self.parts(mini):
+        total, parts = torch.zeros((), device=self.args.device), self.parts(mini)
+        if self._ahead is not None and parts != [self._ahead.part]:
+            self._ahead = None  # answers were left out
+        for part in parts:
             for about in self.passes():
                 with self.reading_as(about):
                     batch = {**self.batch(mini.rollout, part, fresh=mini.fresh), "about": about}
@@ -187,6 +213,9 @@ class RolloutTrainer(GuardedTrainer):
 
     def scores(self, model: Any, inputs: Mapping[str, Any]) -> TokenScores:
         """What the model says of the part's tokens, by what the pass is for."""
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            return ahead.found
         setting, about = self.setting, inputs.get("about", "all")
         head = setting.value.head if setting.value is not None and about != "policy" else None
         return score_batch(
@@ -195,19 +224,18 @@ class RolloutTrainer(GuardedTrainer):
             temperature=setting.options.temperature,
             wanted=() if about == "values" else ("log_probs", "entropy"),
             value_head=head,
-            router=self.aux_loss_enabled and about != "values",
+            router=bool(self.router_weight) and about != "values",
         )
 
     def with_router(
         self, loss: Tensor, router: Tensor | None, answers: int, mini: MiniBatch, *, of: int | None = None
     ) -> Tensor:
-        """The loss with that of a mixture's router, by the model's own coefficient (TRL's trainers add it themselves).
-        ``answers`` of ``of`` (None: the mini-batch's) are in this part."""
+        """The loss with that of a mixture's router. ``answers`` of ``of`` (None: the mini-batch's) are in this part."""
         if router is None:
             return loss
         share = answers / (of or len(mini.numbers))
         mini.add({"router_loss": router.detach() * share})
-        return loss + router_coefficient(bare(self.model)) * router * share
+        return loss + self.router_weight * router * share
 
     def scored_tokens(self, inputs: dict[str, Any]) -> int:
         return int(inputs["score_labels"].numel())
@@ -276,7 +304,7 @@ class RolloutTrainer(GuardedTrainer):
 
 
 def router_coefficient(model: Any) -> float:
-    """Weight of the load-balancing loss of a mixture of experts; 0 for other models."""
+    """Weight of the load-balancing loss of a mixture of experts, as the model's config has it; 0 for other models."""
     text = model.config.get_text_config()
     return float(getattr(text, "router_aux_loss_coef", 0.0)) if hasattr(text, "output_router_logits") else 0.0
 

@@ -35,12 +35,12 @@ class _Borrowed(RolloutTrainer):
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, *args: Any, compute_entropy: bool = False, compute_aux_loss: bool = False, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, None]:
         """(A, T) log-probabilities and entropies of the part in hand, for TRL's loss."""
         found = self._found = self.scores(model, self._inputs)
         assert found.log_probs is not None and found.entropy is not None
         log_probs = found.padded(found.log_probs)
-        return log_probs, found.padded(found.entropy.detach()), found.router
+        return log_probs, found.padded(found.entropy.detach()), None
 
     def _padded(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The part as TRL's losses want it. Tokens are not: they were scored by what stands in ``_inputs``."""
@@ -103,15 +103,15 @@ class RlooTrainer(_Borrowed, RLOOTrainer):  # type: ignore[misc]
         share = len(inputs["answer_tokens"]) / len(mini.numbers)
         found: Tensor = self._compute_loss(model, self._given) * share  # TRL's is a mean over the part
         self._tell(inputs, mini, found.detach(), sequence=True)
-        return found
+        return self.with_router(found, self._found.router, len(inputs["answer_tokens"]), mini)
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        log_probs, entropies, router = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+    ) -> tuple[Tensor, Tensor | None, None]:
+        log_probs, entropies, nothing = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         # Of a policy that has not moved the old log-probabilities are the new ones, to the last bit.
         self._given.setdefault("old_logps", (log_probs.detach() * self._given["completion_mask"]).sum(1))
-        return log_probs, entropies, router
+        return log_probs, entropies, nothing
 
 
 class GrpoTrainer(_Borrowed, GRPOTrainer):  # type: ignore[misc]
@@ -145,7 +145,7 @@ class GrpoTrainer(_Borrowed, GRPOTrainer):  # type: ignore[misc]
         if setting.options.entropy_coefficient:
             assert self._found.entropy is not None
             loss = loss - setting.options.entropy_coefficient * self._found.entropy.sum() / mini.tokens
-        return loss
+        return self.with_router(loss, self._found.router, len(inputs["answer_tokens"]), mini)
 
     def of_answer(self, shift: Tensor, tokens: Tensor) -> Tensor:
         return shift / tokens  # GSPO's is the geometric mean (Zheng et al. 2025, equation 7)

@@ -261,7 +261,7 @@ def test_an_empty_mini_batch_is_a_step_for_the_scaler_of_fp16_too() -> None:
     scaler.scale(torch.zeros(()))
     accelerator = SimpleNamespace(scaler=scaler)
     trainer: Any = SimpleNamespace(
-        args=SimpleNamespace(device="cpu"), accelerator=accelerator, logged={}, parts=lambda mini: []
+        args=SimpleNamespace(device="cpu"), accelerator=accelerator, logged={}, parts=lambda mini: [], _ahead=None
     )
     loss = RolloutTrainer.training_step(trainer, model, {"mini": MiniBatch(Hand(rollout(), []), [], fresh=True)})
     scaler.unscale_(optimizer)

@@ -95,6 +95,13 @@ def test_when_nothing_is_judged_nothing_moves(model: Path, prompts: Path, tmp_pa
     assert all(bool((after[name] == value).all()) for name, value in before.items())
 
 
+def test_a_run_that_is_never_rewarded_ends(model: Path, prompts: Path, tmp_path: Path) -> None:
+    source = code(tmp_path, BAD["nothing"])
+    changes: dict[str, Any] = {"rlhf__on_error": "skip", "rlhf__algorithm": "rloo", "schedule__max_steps": 12}
+    with pytest.raises(NumericsError, match="Not one answer of the last 3 rollouts got a reward"):
+        learn(model, prompts, tmp_path / "runs", allow_code=True, rlhf__rewards=source, **changes)
+
+
 def test_columns_of_the_prompts_reach_the_reward(model: Path, tmp_path: Path) -> None:
     data = tmp_path / "prompts.jsonl"
     rows = [{"prompt": [{"role": "user", "content": f"q{at}"}], "worth": at} for at in range(24)]

@@ -101,6 +101,21 @@ def test_an_adapter_learns_and_the_result_is_a_plain_adapter(
         assert file.get_tensor("value_head.linear.weight").abs().max() > 0
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "online-dpo"])
+def test_a_mixture_of_experts_learns_and_keeps_its_router_balanced(
+    algorithm: str, prompts: Path, tmp_path: Path
+) -> None:
+    """The router's loss is in the step with the model's own coefficient, whatever goes through the model at once."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02}
+    model = save_tiny(tmp_path / "experts", "mixtral", initializer_range=0.3, sliding_window=None, **experts)
+    changes: dict[str, Any] = {"rlhf__algorithm": algorithm, "rlhf__prompts": 8, "batch__size": 16}
+    result = learn(model, prompts, tmp_path / "runs", schedule__max_steps=32, **changes)
+    balance = [line["router_loss"] for line in lines(result) if "router_loss" in line]
+    assert balance and all(1.9 < one < 4 for one in balance)  # a step without a pair has none
+    found = rewards(result)
+    assert sum(found[-2:]) / 2 > found[0] + 0.1, found
+
+
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_the_reference_of_an_adapter_is_the_model_with_it(
     quantization: str, wide: Path, prompts: Path, tmp_path: Path
