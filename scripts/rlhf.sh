@@ -4,7 +4,7 @@
 # JSON: it has both habits. The pairs prefer the JSON (`data=profiles`), the reward model learns that from them, and the
 # policies learn it from the reward model alone. Judged by a metric that nothing learns from, is the whole answer JSON?,
 # on answers drawn at temperature 1 to held-out questions about other people in other words. Prints a table of the
-# policies on stdout, and on stderr how often the reward model is right on held-out pairs. About 25 minutes on two CPU
+# policies on stdout, and on stderr how often the reward model is right on held-out pairs. About 18 minutes on two CPU
 # cores with bf16; run it again after an interruption and it goes on.
 #
 #   scripts/rlhf.sh [DIRECTORY OF RUNS [key=value …]]
