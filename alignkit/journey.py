@@ -169,7 +169,7 @@ def identify(recipe: StageRecipe) -> Inputs:
                         commit=found.get("commit"),
                     )
                 )
-        elif isinstance(section, Data):
+        elif isinstance(section, Data) and (section.name or section.sources):
             digest = content_digest(section, file_digest)
             digests[where] = digest
             for one in section.parts():

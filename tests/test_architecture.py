@@ -34,7 +34,19 @@ ROOMS = {
 }
 """Room to the rooms that it may import; everything may import errors and console, and itself."""
 
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "gguf", "numpy", "rich"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "bitsandbytes",
+    "gguf",
+    "numpy",
+    "rich",
+    "matplotlib",
+}
 LIGHT_ROOMS = {"cli", "config", "runs", "errors", "journey", "checking", "sweeps", "console", "__init__", "__main__"}
 # Looking at a recipe's stages must not load anything: the configuration library stays out of them too.
 CONFIG_LIBRARIES = {"hydra", "omegaconf"}

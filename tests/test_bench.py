@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
         ("dpo_speed.py", ["--small", "--rows", "16", "--held-out", "4"], "0 rows, 16 from the cache"),
         ("rlhf_speed.py", ["--small", "--steps", "1", "--algorithms", "ppo,grpo"], "times as many tokens"),
         ("rlhf_memory.py", ["--small", "--prompt", "16", "--answer", "16", "--steps", "1"], "times that of SFT"),
+        ("context_memory.py", ["--small"], "slope, packed: alignkit"),
         ("sft_speed.py", ["--toy", "--rows", "8", "--held-out", "4"], "times as fast on the same labelled tokens"),
     ],
 )

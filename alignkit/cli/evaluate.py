@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit.cli.data_request import spooled_stdin
+from alignkit.cli.evaluate_suite import asks_for_suite, evaluate_suite
 from alignkit.cli.words import AllowCode, Quiet, Recipes, Verbose, verbosity
 from alignkit.errors import Fault, RequestError
 from alignkit.runs.spool import STDIN
@@ -52,12 +53,19 @@ def evaluate(
 
     With reward=./DIR (a reward model, or any other reward) its judgement of the data's answers and of the model's own
     takes the place of losses; a reward model in the place of MODEL judges the data's answers.
+
+    With suite=long-context, and no data: perplexity by length (suite.text=./novel.txt), passkeys by depth and length,
+    keys among others and variables to follow, at suite.lengths=[4096,8192]; reference=MODEL is the model before it was
+    stretched, and pictures=./DIR gets the plots.
     """
     from alignkit.console import log
     from alignkit.console.libraries import kept_quiet
     from alignkit.console.streams import stdout_to_stderr
 
     log.set_verbosity(verbosity(quiet, verbose))
+    if asks_for_suite(overrides or []):
+        evaluate_suite(model, overrides or [], recipes or [], as_json=as_json)
+        return
     with stdout_to_stderr(), kept_quiet():
         recipe = _checked(model, overrides or [], recipes or [], allow_code)
         score = _scored if recipe.reward is None else _judged

@@ -110,7 +110,8 @@ class Data:
     """Longest row in tokens."""
     overlength: Literal["drop", "truncate", "split", "error"] = "drop"
     """What happens to a longer row, always counted and reported. truncate cuts the end of raw text and leaves out the
-    earliest turns of a conversation, never its answer; split cuts raw text into pieces and loses nothing."""
+    earliest turns of a conversation, never its answer; split cuts raw text into pieces and loses nothing (rows of
+    another kind in a mixture are dropped)."""
     overlength_limit: Annotated[float, Ge(0), Le(1)] = 0.1
     """Share of rows that may be dropped or truncated for their length before it is an error."""
     train_on: Literal["assistant", "last", "all"] = "assistant"

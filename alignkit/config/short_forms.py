@@ -83,6 +83,10 @@ def _short_form(
         request.chosen[place] = choice
         _forget(request, [*section.split("."), "name"], [*section.split("."), "kind"])
         return
+    if text == "null" and section in schema.optional:  # what a file says of it is taken back
+        request.chosen[place] = None
+        request.values.append((section.split("."), None))
+        return
     if text.startswith("{") and text.endswith("}"):
         _value(override, schema, request, section)
         return

@@ -102,7 +102,12 @@ def _faults(section: Data, walk: _Walk, key: str, where: str) -> Iterator[Fault]
     if walk.converter is None:
         if not walk.faults and not walk.unseen:
             yield Fault(where=key, what=f"{name} is empty: there is no row in it", instead="Give a file with rows.")
-    elif section.overlength == "split" and not walk.converter.raw_text and walk.wants not in ("preference", "feedback"):
+    elif (
+        section.overlength == "split"
+        and not section.sources
+        and not walk.converter.raw_text
+        and walk.wants not in ("preference", "feedback")
+    ):
         yield cannot_split(f"{where}.overlength", walk.converter)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from alignkit.models.rope.reading import longest_input
+
 
 @contextmanager
 def reading(model: Any) -> Iterator[None]:
@@ -40,5 +42,8 @@ def forward_arguments(model: Any) -> frozenset[str]:
 
 def context_length(model: Any) -> int | None:
     """Positions that the model can tell apart, from its config; None where it knows no limit."""
-    length = getattr(bare(model).config.get_text_config(), "max_position_embeddings", None)
+    config = bare(model).config
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if getattr(config.get_text_config(), "rope_parameters", None):
+        length = longest_input(config) or length  # dynamic NTK takes more than it has positions
     return length if isinstance(length, int) and length > 0 else None

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from alignkit.evaluation.long_context.charts import charts
+from alignkit.evaluation.long_context.scores import LongScores
 from alignkit.evaluation.policy import PolicyScores
 from alignkit.evaluation.preferences import PreferenceScores
 from alignkit.evaluation.rewarded import RewardScores
@@ -60,7 +62,7 @@ def comparison_markdown(before: Scored | None, after: Scored | None) -> str:
         return ""
     names = _columns(before, after)
     both = len(names) == 2
-    header = [f"{_rows(before, after)} held-out rows", *names, *(["change"] if both else [])]
+    header = [_title(before, after), *names, *(["change"] if both else [])]
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" + " ---: |" * (len(header) - 1)]
     for line in _lines(before, after):
         lines.append("| " + " | ".join([line.name, *line.cells, *([line.change] if both else [])]) + " |")
@@ -96,6 +98,7 @@ def _parts(before: Scored | None, after: Scored | None) -> list[RenderableType]:
         return []
     return [
         _scores_table(before, after),
+        *_charts(before, after),
         *(_warning(sentence) for sentence in _warnings(after)),
         *(_sample_table(*pair) for pair in _pairs(before, after)),
     ]
@@ -106,7 +109,8 @@ _WORDS = {True: "correct", False: "wrong"}
 
 def _warnings(scores: Scored | None) -> list[str]:
     """What looked wrong in the run that ended with these scores."""
-    return scores.warnings if isinstance(scores, PreferenceScores | RewardScores | PolicyScores) else []
+    kinds = PreferenceScores | RewardScores | PolicyScores | LongScores
+    return scores.warnings if isinstance(scores, kinds) else []
 
 
 def _warning(sentence: str) -> RenderableType:
@@ -126,8 +130,18 @@ def _known(before: Scored | None, after: Scored | None) -> list[Scored]:
     return [scores for scores in (before, after) if scores is not None]
 
 
-def _rows(before: Scored | None, after: Scored | None) -> int:
-    return max((scores.rows for scores in _known(before, after)), default=0)
+def _title(before: Scored | None, after: Scored | None) -> str:
+    """Over the names of the figures."""
+    known = _known(before, after)
+    if known and isinstance(known[-1], LongScores):
+        return known[-1].title
+    return f"{max((scores.rows for scores in known), default=0)} held-out rows"
+
+
+def _charts(before: Scored | None, after: Scored | None) -> list[RenderableType]:
+    """Drawings of scores that have some."""
+    sides = [scores if isinstance(scores, LongScores) else None for scores in (before, after)]
+    return charts(*sides)
 
 
 def _lines(before: Scored | None, after: Scored | None) -> list[_Line]:
@@ -178,7 +192,7 @@ def _scores_table(before: Scored | None, after: Scored | None) -> RenderableType
     names = _columns(before, after)
     both = len(names) == 2
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"{_rows(before, after)} held-out rows", no_wrap=True)
+    table.add_column(_title(before, after), no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     if both:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignkit.evaluation import policy, preferences, rewarded
+from alignkit.evaluation.long_context import scores as long_context
+from alignkit.evaluation.long_context.scores import LongScores
 from alignkit.evaluation.policy import PolicyScores
 from alignkit.evaluation.preferences import PreferenceScores
 from alignkit.evaluation.rewarded import RewardScores
@@ -20,6 +22,7 @@ def stored(plain: dict[str, Any] | None) -> Scored | None:
         preferences.KIND: PreferenceScores,
         rewarded.KIND: RewardScores,
         policy.KIND: PolicyScores,
+        long_context.KIND: LongScores,
     }
     found: Scored = kinds.get(plain.get("kind"), Scores).from_dict(plain)
     return found

@@ -24,6 +24,7 @@ from alignkit.models.locating import ORIGIN_FILE, Source, read_origin
 from alignkit.models.origin import base_record, require_same_base
 from alignkit.models.placing import replace_directory
 from alignkit.models.quantized import describe
+from alignkit.models.rope.plan import RopePlan
 from alignkit.models.token_files import put_tokens
 from alignkit.models.vocabulary import Vocabulary
 
@@ -32,12 +33,19 @@ TRAINED = "default"
 
 
 def save_adapter(
-    model: Any, directory: Path, source: Source, *, tokenizer: Any = None, vocabulary: Vocabulary | None = None
+    model: Any,
+    directory: Path,
+    source: Source,
+    *,
+    tokenizer: Any = None,
+    vocabulary: Vocabulary | None = None,
+    rope: RopePlan | None = None,
 ) -> Path:
     """Write the trained adapter of a PeftModel so that it gives the same logits on the untouched base anywhere.
 
     `source` is the base it was trained on (an adapter itself, where that one stayed beside a quantized base);
-    `vocabulary`: how that base was changed for new tokens, which whoever loads the adapter does again.
+    `vocabulary`: how that base was changed for new tokens, and `rope`: how its positions were stretched, which whoever
+    loads the adapter does again.
     Written beside `directory` and renamed, so the directory is whole or not there. Returns it.
     """
     from peft import get_peft_model_state_dict
@@ -59,7 +67,7 @@ def save_adapter(
         config.revision = commit
         save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(temporary))
-        _write_origin(temporary, directory, replace(source, revision=commit), describe(model), vocabulary)
+        _write_origin(temporary, directory, replace(source, revision=commit), describe(model), vocabulary, rope)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         if (generation := getattr(model, "generation_config", None)) is not None:
@@ -95,11 +103,18 @@ def _write_shifts_out(model: Any, config: Any, state: dict[str, torch.Tensor]) -
 
 
 def _write_origin(
-    temporary: Path, directory: Path, source: Source, quantization: dict[str, Any], vocabulary: Vocabulary | None
+    temporary: Path,
+    directory: Path,
+    source: Source,
+    quantization: dict[str, Any],
+    vocabulary: Vocabulary | None,
+    rope: RopePlan | None,
 ) -> None:
     noted: dict[str, Any] = {"base": base_record(source, directory), "quantization": quantization}
     if vocabulary is not None:
         noted["vocabulary"] = vocabulary.as_dict()
+    if rope is not None:
+        noted["rope"] = rope.as_dict()
     text = json.dumps(noted, indent=2)
     (temporary / ORIGIN_FILE).write_text(text + "\n", encoding="utf-8")
 

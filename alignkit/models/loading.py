@@ -26,6 +26,8 @@ from alignkit.models.quantized import (
     keep_trainable_on_cpu,
 )
 from alignkit.models.quiet import quiet_library
+from alignkit.models.rope import RopePlan, apply_rope
+from alignkit.models.rope.carried import noted_plan
 from alignkit.models.vocabulary import Vocabulary
 
 __all__ = ["Loaded", "choose_attention", "choose_device", "choose_dtype", "load", "load_config", "load_tokenizer"]
@@ -47,6 +49,8 @@ class Loaded:
     """What `auto` became, for the manifest."""
     vocabulary: Vocabulary | None = None
     """How it was changed for a template's tokens, after it was loaded; None: as the files have it."""
+    rope: RopePlan | None = None
+    """How its rotary positions were changed before it was built; None: as the files have them."""
 
 
 def load(
@@ -55,12 +59,14 @@ def load(
     *,
     source: Source | None = None,
     device: torch.device | str | None = None,
+    rope: RopePlan | None = None,
 ) -> Loaded:
     """Model and tokenizer of `section`, or of `source` when it was located before.
 
     An adapter is folded into its base; on a quantized base it stays beside it, frozen and active. An adapter
     that was trained on a quantized base gets that base: the one it saw, dequantized unless quantization is asked
-    for again. Raises RequestError for weights that are missing, unsafe or do not fit.
+    for again. `rope` is set on the configuration before the model is built; without it, what an adapter notes of the
+    positions that it was trained with. Raises RequestError for weights that are missing, unsafe or do not fit.
     """
     source = fetched(source if source is not None else locate(section))
     quantization = quantization if quantization is not None else Quantization()
@@ -78,7 +84,8 @@ def load(
                 instead="Write quantization=none.",
             )
         )
-    model = _load_model(section, quantization, source, place, dtype, attention)
+    rope = rope if rope is not None else noted_plan(source)
+    model = _load_model(section, quantization, source, place, dtype, attention, rope)
     keep_trainable_on_cpu(model)
     plain = model.get_base_model() if hasattr(model, "peft_config") else model
     attention = plain.config._attn_implementation
@@ -97,6 +104,7 @@ def load(
         quantized=quantized,
         quantization=quantization if quantized else Quantization(),
         resolved={"model.dtype": NAMES[dtype], "model.attention": attention, "device": place.type},
+        rope=rope,
     )
 
 
@@ -118,18 +126,26 @@ def load_tokenizer(section: Model, source: Source | None = None) -> Any:
     return tokenizer
 
 
-def load_config(section: Model, source: Source) -> Any:
-    """The configuration of a model's files, as transformers reads it; of an adapter its base's."""
+def load_config(section: Model, source: Source, rope: RopePlan | None = None) -> Any:
+    """The transformers configuration that a model of `source` is built from, of an adapter its base's.
+
+    rope: the positions it gets; None: those that an adapter notes, or the files'. Raises RequestError where it cannot
+    be read.
+    """
     from transformers import AutoConfig
 
+    rope = rope if rope is not None else noted_plan(source)
     while source.adapter:
         assert source.parent is not None
         source = source.parent
     source = fetched(source)
     with readable(source, "the configuration"):
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             *_where(source), revision=_revision(source), trust_remote_code=section.trust_remote_code
         )
+        if rope is not None:
+            apply_rope(config, rope)
+    return config
 
 
 def _load_model(
@@ -139,9 +155,10 @@ def _load_model(
     device: torch.device,
     dtype: torch.dtype,
     attention: str | None,
+    rope: RopePlan | None,
 ) -> Any:
     if not source.adapter:
-        return _load_base(section, quantization, source, device, dtype, attention)
+        return _load_base(section, quantization, source, device, dtype, attention, rope)
     assert source.path is not None and source.parent is not None
     noted = trained_quantization(source)
     seen = noted[0] if noted is not None else None
@@ -157,7 +174,7 @@ def _load_model(
     if seen is not None:
         compute = quantization.compute_dtype
         base_quantization = replace(seen, compute_dtype=seen.compute_dtype if compute == "auto" else compute)
-    model = _load_model(section, base_quantization, source.parent, device, dtype, attention)
+    model = _load_model(section, base_quantization, source.parent, device, dtype, attention, rope)
     model = add_saved_adapter(model, source)
     if is_quantized(model) and quantization.kind != "none":
         return model
@@ -171,6 +188,7 @@ def _load_base(
     device: torch.device,
     dtype: torch.dtype,
     attention: str | None,
+    rope: RopePlan | None,
 ) -> Any:
     from transformers import AutoModelForCausalLM
 
@@ -186,6 +204,7 @@ def _load_base(
             )
         )
     config = bitsandbytes_config(quantization, dtype)
+    changed = {"config": load_config(section, source, rope)} if rope is not None else {}
     with readable(source, "the weights"):
         model, info = AutoModelForCausalLM.from_pretrained(
             *_where(source),
@@ -198,6 +217,7 @@ def _load_base(
             device_map={"": device} if config is not None or device.type == "cuda" else None,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are named below, which transformers' own error does not do
+            **changed,
         )
     _require_all(info, source)
     return model if config is not None or device.type == "cuda" else model.to(device)

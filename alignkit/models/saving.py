@@ -10,6 +10,7 @@ from typing import Any
 from alignkit.models.cards import Card, license_of, write_card
 from alignkit.models.placing import replace_directory
 from alignkit.models.quiet import quiet_library
+from alignkit.models.rope.applying import write_older_names
 
 __all__ = ["Card", "license_of", "save_model", "write_card"]
 
@@ -25,6 +26,7 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> Path:
         with quiet_library():
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
+        write_older_names(temporary)
         replace_directory(temporary, directory)
     finally:
         model.config._name_or_path = noted

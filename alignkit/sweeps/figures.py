@@ -17,6 +17,7 @@ _HIGHER = {
     "accuracy",
     "match",
     "correct",
+    "found",
     "reward",
     "rewards",
     "margin",

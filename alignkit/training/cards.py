@@ -10,6 +10,7 @@ from alignkit.config.key_values import decisive
 from alignkit.config.recipe import GradientRecipe
 from alignkit.evaluation.report import metrics_markdown
 from alignkit.models.locating import Source, read_origin
+from alignkit.models.rope.carried import own_plan
 from alignkit.models.saving import Card, license_of, write_card
 from alignkit.runs.directory import RunDirectory
 from alignkit.runs.versions import TOLD, package_versions
@@ -51,6 +52,7 @@ def _card(recipe: GradientRecipe, run: RunDirectory, source: Source, metrics: di
         )
     sections += [
         ("New tokens", _new_tokens(run) if adapter else ""),
+        ("A longer window", _longer_window(run) if adapter else ""),
         ("Data", "\n".join(f"- {line}" for line in data.get("lines", [])) or "No report."),
         ("Settings", f"```yaml\n{yaml.safe_dump(decisive(recipe), sort_keys=False).strip()}\n```"),
         ("Versions", ", ".join(f"{name} {versions[name]}" for name in TOLD if name in versions)),
@@ -77,4 +79,27 @@ def _new_tokens(run: RunDirectory) -> str:
         "alignkit loads it as it is. With PEFT alone, make room in the base first: "
         f"`base.resize_token_embeddings({noted['rows']})`, then `PeftModel.from_pretrained(base, ADAPTER)`, and take "
         "the tokenizer that lies beside the adapter."
+    )
+
+
+def _longer_window(run: RunDirectory) -> str:
+    """How PEFT alone loads an adapter of a stretched window, which its file has no place for; empty where it is not."""
+    place = find_adapter(run)
+    plan = own_plan(place) if place is not None else None
+    if plan is None:
+        return ""
+    return (
+        f"{plan.said} alignkit loads the adapter with these positions. With PEFT alone they are lost, without a word: "
+        "an adapter's files do not hold them. Set them before the base is built:\n\n"
+        "```python\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoConfig, AutoModelForCausalLM\n\n"
+        "config = AutoConfig.from_pretrained(BASE)\n"
+        "text = config.get_text_config()\n"
+        f"text.rope_parameters = {plan.parameters!r}\n"
+        f"text.max_position_embeddings = {plan.positions}\n"
+        "base = AutoModelForCausalLM.from_pretrained(BASE, config=config)\n"
+        "model = PeftModel.from_pretrained(base, ADAPTER)\n"
+        "```\n\n"
+        "Or save the model whole, with `save=merged`: its config.json says all of it."
     )

@@ -90,6 +90,8 @@ def train(
     fit = Fit(resolved["micro"], resolved["gradient_checkpointing"])
     device = loaded.device.type
     arguments = trl_arguments(recipe, run, device=device, autocast=plan.autocast, fit=fit)
+    config = loaded.model.config
+    caches = getattr(config, "use_cache", None)
     adapters_before = {
         name: parameter.detach().clone()
         for name, parameter in loaded.model.named_parameters()
@@ -133,6 +135,8 @@ def train(
     finally:
         stop.finishing_step = False
         progress.close()
+        if caches is not None:
+            config.use_cache = caches  # gradient checkpointing turned it off, and it is saved with the model
     if stop.signum is not None:
         raise Interrupted(
             stop.signum,

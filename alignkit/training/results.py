@@ -59,7 +59,14 @@ def keep_trained(recipe: GradientRecipe, run: RunDirectory, loaded: Loaded, sour
         save_model(loaded.model, loaded.tokenizer, run.model_path)
     else:
         place = adapter_places(run)[wanted]
-        save_adapter(loaded.model, place, source, tokenizer=loaded.tokenizer, vocabulary=loaded.vocabulary)
+        save_adapter(
+            loaded.model,
+            place,
+            source,
+            tokenizer=loaded.tokenizer,
+            vocabulary=loaded.vocabulary,
+            rope=loaded.rope,
+        )
 
 
 def reload(recipe: GradientRecipe, run: RunDirectory, resolved: dict[str, Any]) -> Loaded:

@@ -48,12 +48,16 @@ class GradientStage(ABC):
         self.recipe, self.run = recipe, run
         self.source = locate(recipe.model)
         self.installed: Installed | None = None
-        limit = context_length(self.source)
+        limit = self.reads()
         if limit is not None and limit < recipe.data.max_length:
             log.say(f"rows of at most {limit} tokens: the model reads no more")
             recipe.data.max_length = limit
 
     # --- what a stage says ---------------------------------------------------------------------------------------
+
+    def reads(self) -> int | None:
+        """Tokens of the longest row that the model takes; None: not known."""
+        return context_length(self.source)
 
     @abstractmethod
     def prepare(self, tokenizer: Any) -> Prepared:
@@ -65,6 +69,9 @@ class GradientStage(ABC):
 
     def ready(self, loaded: Loaded, prepared: Prepared, resolved: dict[str, Any]) -> None:  # noqa: B027 -- most need nothing
         """Called when a model stands, before it is scored or trained. ``resolved``: what every `auto` became."""
+
+    def begin(self, loaded: Loaded, prepared: Prepared) -> None:  # noqa: B027 -- most need nothing
+        """Called when the model was scored as it was, before anything of it is trained or an adapter put on it."""
 
     def layout(self, loaded: Loaded, prepared: Prepared) -> str:
         """How rows lie in a batch; ``collator`` gets it back. Called once the model stands as it was loaded."""
@@ -99,6 +106,11 @@ class GradientStage(ABC):
     def calibration(self, prepared: Prepared, count: int) -> Sequence[Encoded]:
         """The first training rows as texts to be predicted, for initialisations that look at data."""
         return prepared.train[:count]
+
+    def scored_on(self, prepared: Prepared) -> str | None:
+        """What `score` looks at, in words; None: there is nothing to look at."""
+        count = min(len(prepared.held_out), self.recipe.evaluation.rows)
+        return f"{count} held-out rows" if count else None
 
     def score(self, model: Any, tokenizer: Any, prepared: Prepared, when: str) -> dict[str, Any]:
         """Scores on held-out rows for the manifest: plain JSON values. ``when``: before or after."""
@@ -216,6 +228,7 @@ class GradientStage(ABC):
         resolved = self._resolve(loaded, prepared)
         self.ready(loaded, prepared, resolved)
         self._evaluate("evaluated_before", loaded.model, loaded.tokenizer, prepared)
+        self.begin(loaded, prepared)
         if self.recipe.adapter.kind != "none":
             loaded.model = attach(
                 loaded,
@@ -302,10 +315,10 @@ class GradientStage(ABC):
         if not self._evaluation_due(mark):
             return
         scores: dict[str, Any] | None = None
-        if self.recipe.evaluation.rows and prepared.held_out:
+        material = self.scored_on(prepared)
+        if material is not None:
             when = "before" if mark == "evaluated_before" else "after"
-            count = min(len(prepared.held_out), self.recipe.evaluation.rows)
-            log.say(f"evaluating {when} training on {count} held-out rows")
+            log.say(f"evaluating {when} training on {material}")
             scores = self.score(model, tokenizer, prepared, when)
         self.run.mark(mark, {"evaluation": self.recipe.evaluation.decides(), "scores": scores})
 

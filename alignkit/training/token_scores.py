@@ -21,6 +21,9 @@ CHUNK_BYTES = 32 * 2**20
 equally fast; on a GPU the product wants more rows at once (see ``_rows_per_chunk``)."""
 GPU_FACTOR = 8
 
+LONG = 8
+"""Chunks of a call from which the workspace is not kept after its backward pass."""
+
 OUTPUTS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
@@ -43,6 +46,10 @@ class Workspace:
         if kept is None or kept.dtype != dtype or kept.numel() < rows * columns:
             kept = self._buffers[name] = torch.empty(rows * columns, dtype=dtype, device=device)
         return kept[: rows * columns].view(rows, columns)
+
+    def release(self) -> None:
+        """Give the memory back: what comes next needs more than the fresh pages will cost."""
+        self._buffers.clear()
 
 
 def _wide(hidden: Tensor) -> torch.dtype:
@@ -142,24 +149,32 @@ class _TokenScores(torch.autograd.Function):
         for start in range(0, n, rows):
             part = slice(start, start + rows)
             logits = _logits(hidden[part], weight, bias, rule, ctx.space)  # (n, V)
-            log_p = torch.log_softmax(logits, dim=-1)
-            p = log_p.exp()
-            slope = torch.zeros_like(p)  # gradient by the logits
-            if by_log_prob is not None:
-                g = by_log_prob[part, None].to(wide)
-                slope -= p * g
-                slope.scatter_add_(-1, labels[part, None], g)
+            p = ctx.space.take("e", *logits.shape, wide, logits.device)  # (n, V)
+            torch.softmax(logits, dim=-1, out=p)
+            bent: Tensor | None = None
             if by_entropy is not None:
                 # dH/dz_v = -p_v (log p_v + H)
-                entropy = -(p * log_p).sum(-1, keepdim=True)
-                slope -= by_entropy[part, None].to(wide) * p * (log_p + entropy)
-            slope = rule.chain(slope, logits).to(weight.dtype)
+                log_p = torch.log_softmax(logits, dim=-1)
+                log_p -= torch.linalg.vecdot(p, log_p)[:, None]
+                bent = log_p.mul_(p).mul_(by_entropy[part, None].to(wide))
+            slope = p  # gradient by the logits, in the place of the probabilities
+            if by_log_prob is not None:
+                g = by_log_prob[part, None].to(wide)
+                slope.mul_(-g).scatter_add_(-1, labels[part, None], g)
+            else:
+                slope.zero_()
+            if bent is not None:
+                slope -= bent
+            low = ctx.space.take("product", *slope.shape, weight.dtype, slope.device)
+            slope = low.copy_(rule.chain(slope, logits))
             if grad_hidden is not None:
                 grad_hidden[part] = slope @ weight
             if grad_weight is not None:
-                grad_weight += slope.t() @ hidden[part]
+                _add_product(grad_weight, slope, hidden[part])
             if grad_bias is not None:
                 grad_bias += slope.sum(0, dtype=wide)
+        if n > LONG * rows:
+            ctx.space.release()  # the layers of a long row come next
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -169,6 +184,18 @@ class _TokenScores(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _add_product(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
+    """total (V, D) += slope.T (V, n) @ hidden (n, D), a part of the vocabulary at a time: the product of all of it
+    would be another matrix as large as the head."""
+    if total.dtype == slope.dtype:
+        total.addmm_(slope.t(), hidden)
+        return
+    columns = max(1, CHUNK_BYTES // (4 * hidden.element_size() * hidden.shape[1]))
+    for start in range(0, total.shape[0], columns):
+        part = slice(start, start + columns)
+        total[part] += slope[:, part].t() @ hidden
 
 
 def token_scores(

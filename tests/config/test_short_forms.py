@@ -152,6 +152,9 @@ def test_an_optional_section_is_absent_until_it_is_named(here: Path) -> None:
     given: Any = compose("lora", [*NAMED, "teacher=./t", "critic=./c"], schema=TaughtRecipe).checked().recipe
     assert without.critic is None
     assert given.critic.name == "./c"
+    back: Any = compose("lora", [*NAMED, "teacher=./t", "critic=./c", "critic=null"], schema=TaughtRecipe).checked()
+    assert back.recipe.critic is None
+    assert told("lora", "model=null", "data=./d.jsonl") == []  # a required one is named so
 
 
 def test_a_name_that_is_nearly_one_of_the_group_is_refused_at_once(here: Path) -> None:

@@ -83,7 +83,7 @@ class Walk:
 
     def refusal(self, section: Data) -> Fault | None:
         """What training would refuse the source as a whole for, by the kind of its rows."""
-        if section.overlength != "split" or self.converter is None or self.converter.raw_text:
+        if section.overlength != "split" or section.sources or self.converter is None or self.converter.raw_text:
             return None
         return cannot_split("data.overlength", self.converter)
 

@@ -141,7 +141,8 @@ def _write(
     for short in (True, False):
         found = _Replayed(read())
         converter = _planned(found, source, wants, rules, skip=section.on_error == "skip")
-        if section.overlength == "split" and not converter.raw_text:
+        # In a mixture it is meant for the texts; what else is too long is dropped.
+        if section.overlength == "split" and not section.sources and not converter.raw_text:
             raise RequestError(cannot_split("data.overlength", converter))
         count = _processes(section, found)
         if count > 1:

@@ -199,6 +199,7 @@ def _take_whole(written: Written, adapters: Sequence[Adapter]) -> None:
         if isinstance(origin.get("vocabulary"), dict):
             trained = sorted({token for ids in written.token_rows.values() for token in ids})
             written.vocabulary = {**origin["vocabulary"], "trained": trained}
+    written.rope = adapters[0].rope  # all have the same one
     kinds = [(read_origin(adapter.path) or {}).get("quantization") for adapter in adapters]
     if all(kind == kinds[0] for kind in kinds) and isinstance(kinds[0], dict):
         written.quantization = kinds[0]

@@ -97,6 +97,9 @@ def check(adapters: Sequence[Adapter], method: str, where: str = "merge.models")
     if len({adapter.vocabulary for adapter in adapters if adapter.rows}) > 1:
         what = "the adapters were trained with vocabularies of different sizes"
         faults.append(Fault(where=where, what=what, instead=instead))
+    if any(adapter.rope != adapters[0].rope for adapter in adapters):
+        what = "the adapters were trained with rotary positions that are stretched differently"
+        faults.append(Fault(where=where, what=what, instead=instead))
     shapes: dict[str, tuple[int, int]] = {}
     for at, adapter in enumerate(adapters):
         for module, part in adapter.low_rank.items():

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from alignkit.errors import Fault, RequestError
 from alignkit.models.locating import Source, read_origin
 from alignkit.models.origin import require_same_base
+from alignkit.models.rope import RopePlan
+from alignkit.models.rope.carried import own_plan
 from alignkit.tensors.checkpoint import ADAPTER_WEIGHTS, Checkpoint
 
 Matrix = NDArray[np.float32]
@@ -80,6 +82,8 @@ class Adapter:
     """Name of a tensor of the base to the key of what stands in its place: modules_to_save, biases, embeddings."""
     rows: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
     """Module (embedding or head) to the ids of its trained rows and the key of the rows (k, D)."""
+    rope: RopePlan | None = None
+    """How the positions of its base are stretched."""
     vocabulary: tuple[int, int] | None = None
     """Rows that the base had while the adapter learned, and how many of the first gave the mean for new ones."""
     quantized: str | None = None
@@ -104,6 +108,7 @@ class Adapter:
             found.vocabulary = int(noted["rows"]), int(noted["mean_of"])
         if isinstance(quantization, dict) and quantization.get("kind", "none") != "none":
             found.quantized = str(quantization["kind"])
+        found.rope = own_plan(source.path, where)
         if faults := found._sort_tensors(where):
             raise RequestError(faults)
         return found

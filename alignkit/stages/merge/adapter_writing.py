@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from alignkit.models.locating import ORIGIN_FILE, Source
 from alignkit.models.origin import base_record
 from alignkit.models.placing import replace_directory
+from alignkit.models.rope import RopePlan
 from alignkit.stages.merge.recipe import TOKENIZER_FILES
 from alignkit.tensors.checkpoint import ADAPTER_WEIGHTS
 from alignkit.tensors.header import header_bytes
@@ -37,6 +38,7 @@ class Written:
     vocabulary: dict[str, Any] | None = None
     """models.vocabulary.Vocabulary as plain values: how the base is changed for new tokens."""
     quantization: dict[str, Any] | None = None
+    rope: RopePlan | None = None
 
     def add_factors(self, module: str, a: NDArray[np.float32], b: NDArray[np.float32], *, embedding: bool) -> None:
         """A (r, in) and B (out, r); of an embedding A (r, V) and B (D, r)."""
@@ -91,6 +93,8 @@ def write_adapter(adapter: Written, directory: Path, base: Source, *, beside: It
         }
         if adapter.vocabulary is not None:
             noted["vocabulary"] = adapter.vocabulary
+        if adapter.rope is not None:
+            noted["rope"] = adapter.rope.as_dict()
         _write_json(temporary / ORIGIN_FILE, noted)
         with (temporary / ADAPTER_WEIGHTS).open("wb") as file:
             file.write(header_bytes([(key, *one[:2], _size(one[2])) for key, one in adapter.tensors.items()]))

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from alignkit.errors import Fault, RequestError
 from alignkit.models.locating import Source
+from alignkit.models.rope.applying import with_plan
 from alignkit.stages.merge.adapter_reading import Adapter, LowRank, stack_of
 from alignkit.stages.merge.adapter_tensors import Biased, Grown, Stored, Sum, Tensor, Update, WithRows
 from alignkit.stages.merge.architecture import is_head, output_head, ties, token_embedding
@@ -45,7 +46,8 @@ class AdaptedModel:
     """A base with adapters on it, from the lowest to the highest. Threads may share it.
 
     Values are fp32 sums, rounded to nothing: they equal what PEFT merges into an fp32 base. ``changed`` names the
-    tensors that differ from the base's; ``config`` is the base's with the vocabulary and the tie as they are now.
+    tensors that differ from the base's; ``config`` is the base's with the vocabulary, the tie and the rotary positions
+    as they are now.
     ``rows`` of a vocabulary that the adapter made larger start as the mean of the base's rows (models/vocabulary.py).
 
     Raises RequestError with every module of an adapter that the base does not have or that has another shape there.
@@ -97,6 +99,8 @@ class AdaptedModel:
                 "which it fits less well; a run with save=merged folds it into the weights that it learned with"
             )
         self._grow(adapter)
+        if adapter.rope is not None:
+            self.config = with_plan(self.config, adapter.rope)
         grown = self._made.get(str(self._embedding))
         for name, key in adapter.whole.items():
             self._put_whole(adapter, name, key)

@@ -34,28 +34,27 @@ class SupervisedStage(GradientStage):
         return prepared
 
     def build_trainer(self, parts: TrainerParts) -> GuardedTrainer:
-        from trl import SFTConfig, SFTTrainer
+        options = self.recipe.sft
+        return supervised_trainer(parts, loss_type=options.loss, neftune_noise_alpha=options.neftune_alpha)
 
-        class SupervisedTrainer(GuardedTrainer, SFTTrainer):  # type: ignore[misc]
-            pass
 
-        config = SFTConfig(
-            **parts.arguments,
-            loss_type=self.recipe.sft.loss,
-            neftune_noise_alpha=self.recipe.sft.neftune_alpha,
-            # Rows come tokenized, masked and cut from our data room.
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=None,
-        )
-        return SupervisedTrainer(
-            model=parts.loaded.model,
-            args=config,
-            processing_class=parts.loaded.tokenizer,
-            train_dataset=parts.sample,
-            data_collator=parts.collate,
-            callbacks=parts.callbacks,
-            optimizers=(parts.optimizer, None),
-        )
+def supervised_trainer(parts: TrainerParts, **options: Any) -> GuardedTrainer:
+    """TRL's SFTTrainer on rows that come tokenized, masked and cut from our data room. ``options``: of SFTConfig."""
+    from trl import SFTConfig, SFTTrainer
+
+    class SupervisedTrainer(GuardedTrainer, SFTTrainer):  # type: ignore[misc]
+        pass
+
+    config = SFTConfig(**{**parts.arguments, **options}, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None)
+    return SupervisedTrainer(
+        model=parts.loaded.model,
+        args=config,
+        processing_class=parts.loaded.tokenizer,
+        train_dataset=parts.sample,
+        data_collator=parts.collate,
+        callbacks=parts.callbacks,
+        optimizers=(parts.optimizer, None),
+    )
 
 
 def run(recipe: Recipe, run: RunDirectory) -> Outcome:

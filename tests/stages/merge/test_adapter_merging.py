@@ -17,7 +17,7 @@ import alignkit
 from alignkit.errors import RequestError
 from alignkit.models.locating import from_name
 from alignkit.stages.merge.adapter_merging import Merged, merge_adapters
-from alignkit.stages.merge.adapter_methods import ADAPTER_METHODS, common_base
+from alignkit.stages.merge.adapter_methods import ADAPTER_METHODS, check, common_base
 from alignkit.stages.merge.adapter_reading import Adapter
 from alignkit.stages.merge.adapter_writing import write_adapter
 from tests.stages.merge.test_adapters import make
@@ -216,3 +216,34 @@ def test_the_recipe_knows_the_methods() -> None:
     from alignkit.stages.merge import recipe
 
     assert set(recipe.ADAPTER_METHODS) == set(ADAPTER_METHODS)
+
+
+def test_stretched_positions_are_carried_on_and_must_agree(tmp_path: Path) -> None:
+    """What an adapter notes of rotary positions goes into the merged adapter, and into a whole model's config."""
+    from transformers import AutoConfig
+
+    from alignkit.config.rope import RopeOptions
+    from alignkit.models.rope import plan_rope
+    from alignkit.models.rope.carried import noted_plan
+    from alignkit.stages.merge.adapters import open_adapted
+
+    base, paths = two(tmp_path)
+    config = AutoConfig.from_pretrained(base)
+    plans = [plan_rope(config, RopeOptions(), target) for target in (2048, 4096)]
+
+    def note(path: Path, number: int) -> None:
+        noted = {"base": {"kind": "directory", "path": str(base)}, "rope": plans[number].as_dict()}
+        (path / "alignkit.json").write_text(json.dumps(noted))
+
+    for path in paths:
+        note(path, 0)
+    source = from_name(str(paths[0]))
+    assert source.parent is not None
+    out = write_adapter(merge(paths, "cat").written, tmp_path / "out", source.parent)
+    assert noted_plan(from_name(str(out))) == plans[0]
+    whole = open_adapted(source).config
+    assert whole["rope_parameters"] == plans[0].parameters and whole["max_position_embeddings"] == 2048
+    assert whole["rope_theta"] == 10000.0 and whole["rope_scaling"]["factor"] == 4.0
+    note(paths[1], 1)
+    faults = [str(fault) for fault in check(opened(*paths), "cat")]
+    assert any("stretched differently" in fault for fault in faults), faults
