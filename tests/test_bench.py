@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
         ("rlhf_speed.py", ["--small", "--steps", "1", "--algorithms", "ppo,grpo"], "times as many tokens"),
         ("rlhf_memory.py", ["--small", "--prompt", "16", "--answer", "16", "--steps", "1"], "times that of SFT"),
         ("context_memory.py", ["--small"], "slope, packed: alignkit"),
+        ("distill_memory.py", ["--tokens", "64", "--vocabularies", "500,1000", "--cases", "samples"], "50 samples"),
         ("sft_speed.py", ["--toy", "--rows", "8", "--held-out", "4"], "times as fast on the same labelled tokens"),
     ],
 )

@@ -7,12 +7,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from alignkit.evaluation.cells import cell, interval
 from alignkit.evaluation.long_context.charts import charts
 from alignkit.evaluation.long_context.scores import LongScores
 from alignkit.evaluation.policy import PolicyScores
 from alignkit.evaluation.preferences import PreferenceScores
 from alignkit.evaluation.rewarded import RewardScores
 from alignkit.evaluation.scores import Figure, Graded, Scored
+from alignkit.evaluation.several import several_markdown, several_table
 from alignkit.evaluation.stored import before_and_after
 
 if TYPE_CHECKING:
@@ -40,9 +42,13 @@ class _Line:
 def comparison(metrics: dict[str, Any]) -> list[RenderableType]:
     """The parts of ``comparison_table`` for a run's metrics (``before`` and ``after`` as `Scores.as_dict`, or None).
 
+    A run that compares several models (its metrics have ``models``) shows these in one table instead of two columns.
     Empty for a run that evaluated nothing.
     """
-    return _parts(*before_and_after(metrics))
+    before, after = before_and_after(metrics)
+    if not metrics.get("models"):
+        return _parts(before, after)
+    return [several_table(metrics["models"]), *_sample_tables(before, after)]
 
 
 def comparison_table(before: Scored | None, after: Scored | None) -> RenderableType:
@@ -67,10 +73,7 @@ def comparison_markdown(before: Scored | None, after: Scored | None) -> str:
     for line in _lines(before, after):
         lines.append("| " + " | ".join([line.name, *line.cells, *([line.change] if both else [])]) + " |")
     lines += [f"\n> **Warning:** {sentence}" for sentence in _warnings(after)]
-    for number, pair in enumerate(_pairs(before, after), 1):
-        lines += ["", f"**Sample {number}**"]
-        for name, text, mark in _sample_rows(*pair, CARD_CHARACTERS):
-            lines += ["", f"{name}{f' ({_WORDS[mark]})' if mark is not None else ''}:", "", _fenced(text)]
+    lines += _samples_markdown(before, after)
     return "\n".join(lines) + "\n"
 
 
@@ -90,7 +93,20 @@ def shortened(text: str, limit: int) -> str:
 
 def metrics_markdown(metrics: dict[str, Any]) -> str:
     """``comparison_markdown`` for a run's metrics."""
-    return comparison_markdown(*before_and_after(metrics))
+    before, after = before_and_after(metrics)
+    models = metrics.get("models")
+    if not models:
+        return comparison_markdown(before, after)
+    return "\n".join([several_markdown(models).rstrip(), *_samples_markdown(before, after)]) + "\n"
+
+
+def _samples_markdown(before: Scored | None, after: Scored | None) -> list[str]:
+    lines: list[str] = []
+    for number, pair in enumerate(_pairs(before, after), 1):
+        lines += ["", f"**Sample {number}**"]
+        for name, text, mark in _sample_rows(*pair, CARD_CHARACTERS):
+            lines += ["", f"{name}{f' ({_WORDS[mark]})' if mark is not None else ''}:", "", _fenced(text)]
+    return lines
 
 
 def _parts(before: Scored | None, after: Scored | None) -> list[RenderableType]:
@@ -100,8 +116,12 @@ def _parts(before: Scored | None, after: Scored | None) -> list[RenderableType]:
         _scores_table(before, after),
         *_charts(before, after),
         *(_warning(sentence) for sentence in _warnings(after)),
-        *(_sample_table(*pair) for pair in _pairs(before, after)),
+        *_sample_tables(before, after),
     ]
+
+
+def _sample_tables(before: Scored | None, after: Scored | None) -> list[RenderableType]:
+    return [_sample_table(*pair) for pair in _pairs(before, after)]
 
 
 _WORDS = {True: "correct", False: "wrong"}
@@ -151,9 +171,9 @@ def _lines(before: Scored | None, after: Scored | None) -> list[_Line]:
     for name in dict.fromkeys(name for side in sides for name in side):
         row = _alike([side.get(name) for side in sides])
         change, better = _change(row[0], row[-1]) if len(row) == 2 else ("", None)
-        lines.append(_Line(name, [_cell(figure) for figure in row], change, better))
+        lines.append(_Line(name, [cell(figure) for figure in row], change, better))
         if any(figure is not None and figure.interval is not None for figure in row):
-            lines.append(_Line("  95% interval", [_interval(figure) for figure in row], ""))
+            lines.append(_Line("  95% interval", [interval(figure) for figure in row], ""))
     return lines
 
 
@@ -176,12 +196,6 @@ def _change(before: Figure | None, after: Figure | None) -> tuple[str, bool | No
     if after.better is None:
         return text, None
     return text, _less(a, b) if after.better == "lower" else _less(b, a)
-
-
-def _cell(figure: Figure | None) -> str:
-    if figure is None:
-        return "–"
-    return figure.text or (f"{100 * figure.value:.1f}%" if figure.share else _figure(figure.value))
 
 
 def _scores_table(before: Scored | None, after: Scored | None) -> RenderableType:
@@ -248,13 +262,6 @@ def _mark(correct: bool | None) -> Text:
     return {None: Text(" "), True: Text("✓", style="green"), False: Text("✗", style="red")}[correct]
 
 
-def _figure(value: float) -> str:
-    """Four digits that mean something: 2.731, 15.35, 1.5e+04, inf."""
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.2e}"
-
-
 def _signed(value: float) -> str:
     return f"{value:+.3f}" if math.isfinite(value) else ""
 
@@ -267,15 +274,6 @@ def _ratio(before: float, after: float) -> str:
 
 def _less(before: float, after: float) -> bool | None:
     return None if before == after or math.isnan(before) or math.isnan(after) else after < before
-
-
-def _interval(figure: Figure | None) -> str:
-    if figure is None or figure.interval is None:
-        return ""
-    low, high = figure.interval
-    if figure.signed:
-        return f"{100 * low:+.0f} to {100 * high:+.0f}" if figure.share else f"{low:+.3f} to {high:+.3f}"
-    return f"{100 * low:.0f}–{100 * high:.0f}%" if figure.share else f"{_figure(low)} to {_figure(high)}"
 
 
 def _fenced(text: str) -> str:

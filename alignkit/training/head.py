@@ -120,7 +120,7 @@ def install_scoring_head(model: Any, *, temperature: float = 1.0, wanted: tuple[
         if num_items_in_batch is None:
             num_items_in_batch = max(1, log_probs.numel()) if mask is None else mask.sum().clamp(min=1)
         loss = -log_probs.sum() / num_items_in_batch
-        aux = _router_loss(trunk, text_config, kwargs) if kwargs.get("output_router_logits") else None
+        aux = router_loss(trunk, text_config, kwargs) if kwargs.get("output_router_logits") else None
         if aux is not None:
             loss = loss + getattr(text_config, "router_aux_loss_coef", 0.0) * aux
         if score_states:
@@ -142,6 +142,21 @@ def _with_states() -> Any:
     return ScoredOutput
 
 
+def head_log_probs(model: Any, states: Tensor, labels: Tensor) -> Tensor:
+    """(N,) log-probabilities in nats of labels (N,) under a model's head at states (N, D), with their gradient: for
+    losses that look at a forward pass a second time. A PEFT wrapper is looked through."""
+    from accelerate.utils import is_peft_model
+
+    if is_peft_model(model):
+        model = model.get_base_model()
+    head = model.get_output_embeddings()
+    device = head.weight.device
+    rule = logit_rule(model.config)
+    found = _scores_of(head, states.to(device), labels.to(device), rule, ("log_probs",), Workspace())["log_probs"]
+    assert found is not None
+    return found
+
+
 def _scores_of(
     head: Any, states: Tensor, labels: Tensor, rule: LogitRule, wanted: tuple[str, ...], space: Workspace
 ) -> dict[str, Tensor | None]:
@@ -159,7 +174,7 @@ def _scores_of(
         return scores if rows is None else with_row_gradients(scores, states, weight, labels, rows, rule)
 
 
-def _router_loss(trunk: Any, text_config: Any, kwargs: dict[str, Any]) -> Tensor:
+def router_loss(trunk: Any, text_config: Any, kwargs: dict[str, Any]) -> Tensor:
     """Load-balancing loss of a mixture of experts (Fedus et al. 2021, equations 4 to 6)."""
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 

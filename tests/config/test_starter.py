@@ -15,7 +15,14 @@ from alignkit.config.starter import write_starter
 from alignkit.errors import RequestError
 from tests.config.conftest import NAMED, fine
 
-INPUTS = ("merge.models=[./x]", "extract.base=./x", "rank.reward=[json]", "rlhf.rewards=[json]")
+INPUTS = (
+    "merge.models=[./x]",
+    "extract.base=./x",
+    "rank.reward=[json]",
+    "rlhf.rewards=[json]",
+    "distill.teacher.name=./m",
+    "teacher.name=./x",
+)
 """What recipes must be given beside a model and data."""
 
 

@@ -107,7 +107,7 @@ def test_cut_off_anywhere_it_goes_on(
     talker: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after every appended line, while answers are drawn and while they are judged: the same file."""
-    from alignkit.stages.rank.journal import Journal
+    from alignkit.runs.journal import Journal
 
     words = ("rank.batch=8", "rank.reward_batch=4")
     whole = Path(rank(talker, prompts, tmp_path / "whole", *words)["path"]).read_bytes()

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alignkit.runs.journal import Journal
 from alignkit.stages.rank import pairing, report
-from alignkit.stages.rank.journal import Journal
 from alignkit.stages.rank.pairing import Answer, Rule, pair
 
 

@@ -24,9 +24,9 @@ from alignkit.rewards.mixture import Rewards
 from alignkit.runs.atomic import json_bytes, write_bytes
 from alignkit.runs.digests import file_digest
 from alignkit.runs.directory import RunDirectory
+from alignkit.runs.journal import Journal
 from alignkit.runs.outcome import Outcome
 from alignkit.stages.rank import report
-from alignkit.stages.rank.journal import Journal
 from alignkit.stages.rank.pairing import Answer, pair
 from alignkit.stages.rank.recipe import Recipe
 from alignkit.training.memory import is_out_of_memory
