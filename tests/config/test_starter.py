@@ -22,6 +22,7 @@ INPUTS = (
     "rlhf.rewards=[json]",
     "distill.teacher.name=./m",
     "teacher.name=./x",
+    "context.length=16384",
 )
 """What recipes must be given beside a model and data."""
 
