@@ -68,6 +68,8 @@ class ExtendContextStage(GradientStage):
         if faults:
             raise RequestError(faults)
         self.before = read_rope(self.config, self.context.original).present
+        if self.context.train:
+            self.step = self._require_room()
 
     # --- rows ----------------------------------------------------------------------------------------------------
 
@@ -88,17 +90,17 @@ class ExtendContextStage(GradientStage):
             said = windows.require_long(recipe, prepared.lengths, self.before)
             self.curriculum = windows.curriculum(recipe, prepared.train, prepared.lengths, self.before)
             prepared.report.notes += [*said, *windows.describe(self.curriculum.parts)]
-            self.step = self._require_room()
         return prepared
 
     def _require_room(self) -> memory.Step:
-        """The step on the longest packed row, by the estimate. Raises RequestError where it does not fit."""
+        """The step on the longest packed row, by the estimate, before any row is read. Raises RequestError where it does
+        not fit."""
         device = choose_device()
         half = choose_dtype(self.recipe.model, device).itemsize == 2
         return memory.require_room(
             self.recipe,
             memory.Shape.of(self.config),
-            max(part.window.room for part in self.curriculum.parts),
+            max(window.room for window in windows.windows(self.recipe, self.before)),
             gpu=device.type == "cuda",
             half=half,
             free=free_bytes(str(device)),

@@ -207,6 +207,7 @@ def test_rows_that_memory_cannot_hold_come_with_what_would_fit(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alignkit.stages.extend_context.run.free_bytes", lambda device: 101 * 2**20)
+    monkeypatch.setattr("alignkit.stages.extend_context.run.prepare", lambda *args, **kwargs: pytest.fail("rows read"))
     with pytest.raises(RequestError, match=r"takes about .* GB, of which .* KB a token"):
         train(model, data, tmp_path / "runs", memory__gradient_checkpointing="false", context__length=16384)
 
