@@ -71,7 +71,7 @@ def starter(composed: Composed) -> str:
         "# Take the # away from a line, and from its section's name, to change it.",
     ]
     written: list[str] = []
-    width = max((len(_line(key, composed)) for key in keys), default=0)
+    width = max((len(_line(key, composed, schema)) for key in keys), default=0)
     for key in keys:
         sections = key.split(".")[:-1]
         for depth in range(len(sections)):
@@ -81,7 +81,7 @@ def starter(composed: Composed) -> str:
                 lines.append(f"#{'  ' * depth}{sections[depth]}:")
         leaf = schema.leaves[key]
         doc = first_sentence(field_docs(leaf.owner).get(key.rpartition(".")[2], ""))
-        lines.append(f"{_line(key, composed):<{width}}  # {doc}" if doc else _line(key, composed))
+        lines.append(f"{_line(key, composed, schema):<{width}}  # {doc}" if doc else _line(key, composed, schema))
     return "\n".join(lines) + "\n"
 
 
@@ -124,9 +124,10 @@ def _value(key: str, composed: Composed) -> Any:
     return value
 
 
-def _line(key: str, composed: Composed) -> str:
-    """`#  learning_rate: 0.0002`."""
+def _line(key: str, composed: Composed, schema: Schema) -> str:
+    """`#  learning_rate: 0.0002`; `…` for what a person has to say."""
     value = _value(key, composed)
     depth = key.count(".")
-    text = scalar(value) if value != "" else "…"
+    unsaid = schema.leaves[key].required and composed.origins.get(key, BUILT_IN) == BUILT_IN
+    text = "…" if unsaid or value == "" else scalar(value)
     return f"#{'  ' * depth}{key.rpartition('.')[2]}: {text}"

@@ -70,6 +70,12 @@ def test_a_scalar_reads_back_as_itself(value: object, tmp_path: Path) -> None:
     assert OmegaConf.to_container(OmegaConf.create(f"x: {text}"), resolve=True)["x"] == value
 
 
+def test_a_copy_leaves_a_gap_for_what_a_person_has_to_say(here: Path) -> None:
+    lines = write_starter("extend-context", None).read_text().splitlines()
+    assert any(re.match(r"#  length: … +# Window to reach", line) for line in lines)
+    assert not any(re.match(r"#  length: 0", line) for line in lines)
+
+
 @pytest.mark.parametrize("name", [entry.name for entry in list_recipes() if entry.stage])
 def test_a_copy_comes_to_the_same_recipe(here: Path, name: str) -> None:
     written = write_starter(name, None)
