@@ -40,6 +40,17 @@ def check(
     return [fault for key, value in options.items() for fault in _check_one(key, value, known, config_class, own_names)]
 
 
+def typed(options: Mapping[str, Any], config_class: str | None) -> dict[str, Any]:
+    """Checked options as their class has them: where it wants a float, 0 is 0.0. What has no plain type stays."""
+    known = fields(config_class) if options and config_class else {}
+    found = dict(options)
+    for key, value in options.items():
+        annotation = _annotation(known[key]) if key in known else None
+        if annotation is not None:
+            found[key] = read(annotation, value)
+    return found
+
+
 def fields(config_class: str) -> dict[str, str]:
     """Name to annotation (as source text) of every option of one of TRL's config classes, inherited ones included.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignkit.config import trl_options
 from alignkit.config.recipe import GradientRecipe
 from alignkit.runs.directory import RunDirectory
 from alignkit.training.memory import Fit
@@ -65,5 +66,5 @@ def trl_arguments(
         "remove_unused_columns": False,
         "dataloader_pin_memory": device.startswith("cuda"),
         "push_to_hub": False,
-        **recipe.trl,
+        **trl_options.typed(recipe.trl, recipe.trl_config),
     }

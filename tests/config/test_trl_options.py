@@ -13,7 +13,7 @@ import pytest
 from alignkit.config.schema import read_schema
 from alignkit.config.stages import recipe_class, stage_names
 from alignkit.config.trl_names import OWNED, OWNED_PREFIXES
-from alignkit.config.trl_options import check, fields
+from alignkit.config.trl_options import check, fields, typed
 
 
 def said(options: dict[str, Any], config: str | None = "SFTConfig", own: dict[str, str] | None = None) -> list[str]:
@@ -72,6 +72,14 @@ def test_what_is_taken() -> None:
     options = {"torch_compile": True, "tf32": None, "optim_args": "a=1", "lr_scheduler_kwargs": {"a": 1}}
     assert said(options) == []
     assert said({"loss_type": ["sigmoid"]}, "DPOConfig") == []
+
+
+def test_values_have_the_type_that_the_class_wants() -> None:
+    """transformers refuses a model's configuration with 0 where it has a float."""
+    options = {"router_aux_loss_coef": 0, "optim_args": "a=1", "tf32": None, "lr_scheduler_kwargs": {"a": 1}}
+    found = typed(options, "SFTConfig")
+    assert found == options and isinstance(found["router_aux_loss_coef"], float)
+    assert typed({}, None) == {}
 
 
 def test_a_stage_without_trl_takes_none() -> None:
