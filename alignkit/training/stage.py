@@ -43,6 +43,7 @@ class GradientStage(ABC):
     demonstrations overrides what says how they lie in a batch, how they are scored and what is shown of them, too."""
 
     tokens_at_once: Mapping[str, int] = {}  # by device: beyond these, more rows in a forward pass gain nothing
+    width_multiple: int | None = None  # of the tokens of a flattened batch
 
     def __init__(self, recipe: GradientRecipe, run: RunDirectory) -> None:
         self.recipe, self.run = recipe, run
@@ -83,7 +84,9 @@ class GradientStage(ABC):
 
     def collator(self, layout: str, tokenizer: Any) -> Collator:
         """Rows to batches."""
-        return flatten() if layout == "flattened" else pad(pad_id(tokenizer))
+        if layout == "flattened":
+            return flatten(pad_to_multiple_of=self.width_multiple)
+        return pad(pad_id(tokenizer))
 
     def rows(self, prepared: Prepared, micro: int) -> TrainingRows:
         """What the data loader asks for; ``micro`` items go through the model at once."""
@@ -270,6 +273,7 @@ class GradientStage(ABC):
         """What every `auto` became; on a resume, what it was at the start, or an error where it cannot be again."""
         autocast = precision.autocast(self.recipe, loaded)
         layout = self.layout(loaded, prepared)
+        self.width_multiple = precision.width_multiple(loaded)
         chosen = fit(
             self.recipe,
             loaded.model.config,

@@ -56,8 +56,7 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
         """Forward and backward of one micro-batch; a loss that is not finite ends the run before any weight moves."""
         rows = inputs.pop("rows", [])
         self._step_rows.extend(rows)
-        mask = inputs.get("attention_mask")
-        self.meter.tokens += int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
+        self.meter.tokens += _tokens(inputs, len(rows))
         self.meter.labelled += self.scored_tokens(inputs)
         self.meter.rows += len(rows)
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -158,3 +157,11 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Cards are written with the result, from what was measured; not with every checkpoint."""
+
+
+def _tokens(inputs: dict[str, Any], rows: int) -> int:
+    """Tokens of a batch of so many rows, without padding."""
+    mask, lengths = inputs.get("attention_mask"), inputs.get("document_lengths")
+    if mask is not None:
+        return int(mask.sum())
+    return sum(lengths[:rows]) if lengths is not None and rows else int(inputs["input_ids"].numel())
