@@ -93,8 +93,8 @@ class ExtendContextStage(GradientStage):
         return prepared
 
     def _require_room(self) -> memory.Step:
-        """The step on the longest packed row, by the estimate, before any row is read. Raises RequestError where it does
-        not fit."""
+        """The step on the longest packed row, by the estimate, before any row is read. Raises RequestError where that
+        does not fit."""
         device = choose_device()
         half = choose_dtype(self.recipe.model, device).itemsize == 2
         return memory.require_room(
