@@ -23,6 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
         ("rlhf_memory.py", ["--small", "--prompt", "16", "--answer", "16", "--steps", "1"], "times that of SFT"),
         ("context_memory.py", ["--small"], "slope, packed: alignkit"),
         ("distill_memory.py", ["--tokens", "64", "--vocabularies", "500,1000", "--cases", "samples"], "50 samples"),
+        (
+            "distill_speed.py",
+            ["--toy", "--rows", "16", "--length", "48", "--steps", "2", "--rounds", "1", "--times", "1"],
+            "cached",
+        ),
         ("sft_speed.py", ["--toy", "--rows", "8", "--held-out", "4"], "times as fast on the same labelled tokens"),
     ],
 )
