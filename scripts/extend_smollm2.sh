@@ -13,8 +13,9 @@ runs=${2:-runs}
 shift $(($# > 1 ? 2 : 1))
 words=(
     recipe=extend-context model=smollm2-135m data="$book" data.holdout=1 run.root="$runs" context.length=16384
-    "evaluation.suite.lengths=[1024,4096,8192,16384]" evaluation.suite.windows="${WINDOWS:-2}"
-    evaluation.suite.passkeys="${PASSKEYS:-1}" evaluation.suite.needles=0 evaluation.suite.chains=0
+    "evaluation.suite.lengths=[2048,8192,16384]" evaluation.suite.windows="${WINDOWS:-2}"
+    evaluation.suite.depths=3 evaluation.suite.passkeys="${PASSKEYS:-1}"
+    evaluation.suite.needles=0 evaluation.suite.chains=0
 )
 alignkit train "${words[@]}" context.train=false "$@"
 alignkit train "${words[@]}" schedule.max_steps="${STEPS:-4}" schedule.warmup=1 batch.size=1 \

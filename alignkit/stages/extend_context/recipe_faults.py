@@ -147,12 +147,6 @@ def _untrained_faults(recipe: Recipe) -> Iterator[Fault]:
             what="they say what is trained, and context.train is false",
             instead="Leave them out, or write context.train=true.",
         )
-    if recipe.adapter.kind != "none":
-        yield Fault(
-            where="adapter.kind",
-            what=f"context.train is false, so there is nothing for {recipe.adapter.kind} to learn",
-            instead="Write adapter=none.",
-        )
 
 
 def _training_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -206,7 +200,7 @@ def _training_faults(recipe: Recipe) -> Iterator[Fault]:
             what="rows are joined where they are packed, and data.packing is false",
             instead="Write data.packing=best-fit, or context.documents=isolated.",
         )
-    if context.also_train and recipe.adapter.kind == "none":
+    if context.train and context.also_train and recipe.adapter.kind == "none":
         yield Fault(
             where="context.also_train",
             what="without an adapter everything is trained",

@@ -60,6 +60,8 @@ class ExtendContextStage(GradientStage):
     tokens_at_once: Mapping[str, int] = MappingProxyType({"cpu": 4096})
 
     def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
+        if not recipe.context.train:  # the recipe's adapter, too, is how it would be trained
+            recipe.adapter = dataclasses.replace(recipe.adapter, kind="none")
         super().__init__(recipe, run)
         self.context = recipe.context
         self.offload = False

@@ -111,6 +111,13 @@ def test_without_training_only_the_configuration_changes(method: str, model: Pat
     assert config_of(result)["rope_parameters"]["rope_type"] == {"ntk": "default"}.get(method, method)
 
 
+def test_without_training_the_recipes_own_adapter_is_no_matter(model: Path, tmp_path: Path) -> None:
+    words = [f"model={model}", "context.length=256", "context.train=false", f"run.root={tmp_path}", "model.dtype=fp32"]
+    result = alignkit.train("extend-context", [*words, "evaluation.rows=0"])
+    assert config_of(result)["rope_parameters"]["rope_type"] == "yarn"
+    assert not (Path(result["path"]) / "adapter_config.json").exists()
+
+
 CHANGES: dict[str, dict[str, Any]] = {
     "one window": {},
     "two windows": {
