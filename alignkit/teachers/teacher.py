@@ -43,14 +43,13 @@ def row_tokens(ids: Sequence[int] | NDArray[Any], labels: Sequence[int] | NDArra
 
 
 def rows_of(batch: Mapping[str, Any]) -> list[RowTokens]:
-    """The rows that were collated into a batch, in their order, without padding (a last document without a label)."""
+    """The rows that were collated into a batch, in their order, without padding."""
     ids, labels = batch["input_ids"].cpu().numpy(), batch["labels"].cpu().numpy()  # (B, T)
     lengths = batch.get("document_lengths")
     if lengths is not None:
         ends = np.cumsum(lengths)
         starts = ends - np.asarray(lengths)
-        found = [row_tokens(ids[0, a:b], labels[0, a:b]) for a, b in zip(starts, ends, strict=True)]
-        return found if found[-1].labelled.any() else found[:-1]
+        return [row_tokens(ids[0, a:b], labels[0, a:b]) for a, b in zip(starts, ends, strict=True)]
     mask = batch.get("attention_mask")
     kept = np.ones_like(ids, dtype=bool) if mask is None else mask.cpu().numpy().astype(bool)
     return [row_tokens(own[keep], label[keep]) for own, label, keep in zip(ids, labels, kept, strict=True)]
