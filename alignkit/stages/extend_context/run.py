@@ -125,7 +125,15 @@ class ExtendContextStage(GradientStage):
     def layout(self, loaded: Loaded, prepared: AnyPrepared) -> str:
         """Rows are never padded here: a padded batch needs a mask of T by T."""
         wanted = dataclasses.replace(self.recipe, data=dataclasses.replace(self.recipe.data, packing="best-fit"))
-        return precision.layout(wanted, loaded)
+        try:
+            return precision.layout(wanted, loaded)
+        except RequestError as refused:
+            way_out = (
+                "Stretch it without training (context.train=false), leave model.attention as it is where you set it, "
+                "or take another model."
+            )
+            faults = [dataclasses.replace(fault, where="model", instead=way_out) for fault in refused.faults]
+            raise RequestError(faults) from None
 
     # --- the model -----------------------------------------------------------------------------------------------
 

@@ -230,3 +230,11 @@ def test_long_documents_and_short_conversations_mix(model: Path, data: Path, tmp
         ],
     )  # fmt: skip
     assert {one["format"][:4] for one in result["metrics"]["data"]["sources"]} == {"raw ", "chat"}
+
+
+def test_attention_without_document_boundaries_is_refused_with_a_way_out(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match="knows no document boundaries") as refused:
+        train(model, data, tmp_path / "runs", model__attention="eager", schedule__max_steps=1)
+    assert "context.train=false" in str(refused.value) and "data.packing" not in str(refused.value)
