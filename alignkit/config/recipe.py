@@ -19,6 +19,7 @@ from alignkit.config.sections import (
     Checkpoint,
     Data,
     Evaluation,
+    Launch,
     Memory,
     Model,
     Optimizer,
@@ -48,6 +49,7 @@ class StageRecipe:
     seed: int = 42
     """Seed of everything random: data order, initialisation, dropout, sampling."""
     run: Run = field(default_factory=Run, metadata=OPERATIONAL)
+    launch: Launch = field(default_factory=Launch, metadata=OPERATIONAL)
 
     @property
     def wants(self) -> Kind:

@@ -42,7 +42,7 @@ def test_an_unknown_key_gets_the_name_that_was_meant(here: Path, key: str, meant
 
 def test_an_unknown_key_that_resembles_nothing_gets_the_list(here: Path) -> None:
     assert "memory has: gradient_checkpointing." in told("lora", *NAMED, "memory.zzz=1")[0]
-    assert "At the top level there are: stage, seed, run, model, " in told("lora", *NAMED, "qqqq=1")[0]
+    assert "At the top level there are: stage, seed, run, launch, model, " in told("lora", *NAMED, "qqqq=1")[0]
 
 
 def test_all_faults_come_at_once_each_with_its_origin(write: Write) -> None:
