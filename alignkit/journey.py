@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignkit import ranks
 from alignkit.checking import room_faults, sections
 from alignkit.config.compose import Composed, compose
 from alignkit.config.key_values import decides, decisive
@@ -24,6 +25,7 @@ from alignkit.console.libraries import kept_quiet
 from alignkit.console.streams import stdout_to_stderr
 from alignkit.errors import AlignkitError, Fault, Interrupted, RequestError
 from alignkit.runs.directory import RunDirectory, local_parent, open_run
+from alignkit.runs.following import FollowedRun
 from alignkit.runs.key import run_key
 from alignkit.runs.manifest import Manifest, Parent, publish, read_manifest, unpublish
 from alignkit.runs.outcome import Outcome
@@ -76,39 +78,103 @@ def train(
     recipes: Sequence[Path] = (),
     verbosity: int = log.NORMAL,
     allow_code: bool = False,
+    composed: Composed | None = None,
 ) -> Result:
     """Run a recipe, or return the complete run that already answers it.
 
-    ``allow_code``: whether functions that the recipe names may be run; no recipe can say so of itself.
+    ``allow_code``: whether functions that the recipe names may be run; no recipe can say so of itself. ``composed``:
+    the recipe, where somebody has composed it already.
 
     Raises:
         RequestError: every fault of the request at once.
         RunError, NumericsError, Interrupted: as their texts say; the run directory holds the checkpoints.
     """
-    log.set_verbosity(verbosity)
+    log.set_verbosity(verbosity if ranks.is_first() else log.SILENT)
     with stdout_to_stderr(), kept_quiet():
-        composed = compose(name, overrides, recipes=recipes)
-        if composed.faults:
-            raise RequestError([*composed.faults, *room_faults(composed, allow_code)])
-        recipe = composed.recipe
-        spooled = _spool(composed)
-        if faults := list(room_faults(composed, allow_code)):
-            raise RequestError(faults)
-        inputs = identify(recipe)
-        key = run_key(recipe.stage, recipe.semantics, decisive(recipe), inputs.digests)
-        run = open_run(recipe.run.root, recipe.stage, key, fresh=fresh)
-        for data, file in spooled.items():
-            _rename(composed, data, str(keep_in_run(file, run.path)))
-        if run.is_complete and not _stale_parts(run, composed):
-            return _reuse(run)
-        with run.lock():
-            if run.is_complete:
-                stale = _stale_parts(run, composed)
-                if not stale:
-                    return _reuse(run)
-                log.say(f"{' and '.join(stale)} changed: only that part of {run.path} is done again")
-                unpublish(run)
-            return _execute(run, composed, inputs)
+        found: Begun | Result | None = None
+        if ranks.is_first():
+            composed = composed or compose(name, overrides, recipes=recipes)
+            found = begin(composed, fresh=fresh, allow_code=allow_code)
+        if ranks.world() > 1:
+            return _alongside(found)
+        assert found is not None
+        return found if isinstance(found, Result) else _locked(found.run, found.composed, found.inputs)
+
+
+def _alongside(found: Begun | Result | None) -> Result:
+    """The same for one of several processes that a launcher started by hand."""
+    ranks.meet()
+    answer = ranks.from_first(lambda: found if isinstance(found, Result) else None)
+    return join(found if isinstance(found, Begun) else None) if answer is None else answer
+
+
+def _opened(composed: Composed, fresh: bool, allow_code: bool) -> tuple[RunDirectory, Inputs]:
+    """The request's run directory, and what it is made from. Raises RequestError for what is wrong beyond the recipe's
+    own values."""
+    recipe = composed.recipe
+    spooled = _spool(composed)
+    if faults := list(room_faults(composed, allow_code)):
+        raise RequestError(faults)
+    inputs = identify(recipe)
+    key = run_key(recipe.stage, recipe.semantics, decisive(recipe), inputs.digests)
+    run = open_run(recipe.run.root, recipe.stage, key, fresh=fresh)
+    for data, file in spooled.items():
+        _rename(composed, data, str(keep_in_run(file, run.path)))
+    return run, inputs
+
+
+def _locked(run: RunDirectory, composed: Composed, inputs: Inputs) -> Result:
+    """Do what is left of a run that nobody else works on."""
+    with run.lock():
+        if run.is_complete:
+            stale = _stale_parts(run, composed)
+            if not stale:
+                return _reuse(run)
+            log.say(f"{' and '.join(stale)} changed: only that part of {run.path} is done again")
+            unpublish(run)
+        return _execute(run, composed, inputs)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A request whose run directory stands: what the processes of a run are given, so that none of them composes or
+    reads inputs again."""
+
+    composed: Composed
+    run: RunDirectory
+    inputs: Inputs
+
+
+def begin(composed: Composed, *, fresh: bool, allow_code: bool) -> Begun | Result:
+    """What `train` does before the work: a run to be worked on, or the result of one that answers already."""
+    if composed.faults:
+        raise RequestError([*composed.faults, *room_faults(composed, allow_code)])
+    run, inputs = _opened(composed, fresh, allow_code)
+    if run.is_complete and not _stale_parts(run, composed):
+        return _reuse(run)
+    return Begun(composed, run, inputs)
+
+
+def join(begun: Begun | None) -> Result:
+    """One of several processes that work on a run together. ``begun``: what rank 0 has; the others get it from there.
+
+    Rank 0 holds the lock, writes and prints; the others follow it until the training is done.
+    """
+    shared = ranks.from_first(lambda: begun)
+    assert shared is not None
+    composed, run = shared.composed, shared.run
+    if ranks.is_first():
+        return _locked(run, composed, shared.inputs)
+    runner = importlib.import_module(f"alignkit.stages.{composed.recipe.stage.replace('-', '_')}.run")
+    outcome: Outcome = runner.run(composed.recipe, FollowedRun.of(run))
+    return Result(path=outcome.result, key=run.key, run=run.path)
+
+
+def finished(begun: Begun) -> Result:
+    """The result of a run that other processes have just completed. Raises RunError when they have not."""
+    manifest = read_manifest(begun.run.path)
+    path = begun.run.path
+    return Result(path=path / manifest.result, key=begun.run.key, run=path, metrics=manifest.metrics)
 
 
 # --- what comes on stdin ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from alignkit import ranks
 from alignkit.errors import AlignkitError, RequestError
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -106,6 +107,8 @@ def _run(words: Sequence[str]) -> int:
     except BrokenPipeError:
         _drop_stdout()
         return 1
+    except ranks.Left as error:  # a process of several: the one that failed says why
+        return error.exit_code
     except AlignkitError as error:
         _tell(_sentences(error), error, words)
         return error.exit_code
@@ -143,6 +146,8 @@ def _tell(text: str, error: BaseException | None, words: Sequence[str]) -> None:
         import traceback
 
         text = "".join(traceback.format_exception(error)) + text
+    if not ranks.is_first():
+        text = f"process {ranks.rank()}: {text}"
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 

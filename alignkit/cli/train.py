@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from alignkit import ranks
 from alignkit.cli.words import (
     AllowCode,
     By,
@@ -50,9 +51,11 @@ def train(
         _compare(name, overrides, as_json, by=by, keep=keep or "all", **settings)
         return
     only_with_sweep({"--by": by, "--keep": keep})
-    from alignkit import journey
+    from alignkit.launch.engine import train as launched
 
-    result = journey.train(name, overrides, **settings)
+    result = launched(name, overrides, **settings)
+    if not ranks.is_first():
+        return
     if as_json:
         _print_json(result.as_dict())
     else:

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-QUIET, NORMAL, VERBOSE = -1, 0, 1
+SILENT, QUIET, NORMAL, VERBOSE = -2, -1, 0, 1
 
 verbosity: int = NORMAL
 _log_file: TextIO | None = None
 
 
 def set_verbosity(level: int) -> None:
-    """-1: warnings and errors only; 0: the story; 1: details too."""
+    """-2: nothing (processes beside rank 0); -1: warnings and errors only; 0: the story; 1: details too."""
     global verbosity
     verbosity = level
 
@@ -89,7 +89,8 @@ def detail(text: str) -> None:
 def warn(text: str) -> None:
     """Something the person should know before trusting the result; -q shows it too."""
     _record(f"warning: {text}")
-    _write(f"warning: {text}")
+    if verbosity > SILENT:
+        _write(f"warning: {text}")
 
 
 def record(text: str) -> None:

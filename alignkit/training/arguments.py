@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignkit import ranks
 from alignkit.config import trl_options
 from alignkit.config.recipe import GradientRecipe
+from alignkit.config.sections import Launch
 from alignkit.runs.directory import RunDirectory
 from alignkit.training.memory import Fit
 
@@ -20,11 +22,12 @@ DECAYS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_war
 
 
 def trl_arguments(
-    recipe: GradientRecipe, run: RunDirectory, *, device: str, autocast: str | None, fit: Fit, world: int = 1
+    recipe: GradientRecipe, run: RunDirectory, *, device: str, autocast: str | None, fit: Fit, routed: bool = False
 ) -> dict[str, Any]:
     """Keyword arguments that every TRL config shares; a stage adds its own.
 
-    ``autocast`` is "bf16", "fp16" or None. ``recipe.trl`` comes last: it was checked and holds no key that is ours.
+    ``autocast`` is "bf16", "fp16" or None; ``routed``: the model has a router.
+    ``recipe.trl`` comes last: it was checked and holds no key that is ours.
     """
     trackers = [] if recipe.report_to == "none" else list(recipe.report_to)
     optimizer = OPTIMIZERS[recipe.optimizer.name]
@@ -33,7 +36,7 @@ def trl_arguments(
     return {
         "output_dir": str(run.checkpoints),
         "per_device_train_batch_size": fit.micro,
-        "gradient_accumulation_steps": max(1, recipe.batch.size // (fit.micro * world)),
+        "gradient_accumulation_steps": -(-recipe.batch.size // (fit.micro * ranks.world())),
         "learning_rate": recipe.optimizer.learning_rate,
         "weight_decay": recipe.optimizer.weight_decay,
         "adam_beta1": recipe.optimizer.beta1,
@@ -66,5 +69,37 @@ def trl_arguments(
         "remove_unused_columns": False,
         "dataloader_pin_memory": device.startswith("cuda"),
         "push_to_hub": False,
+        **_engine(recipe, device, routed),
         **trl_options.typed(recipe.trl, recipe.trl_config),
+    }
+
+
+def _engine(recipe: GradientRecipe, device: str, routed: bool) -> dict[str, Any]:
+    """What accelerate is told of several processes; nothing of one."""
+    if ranks.world() == 1:
+        return {}
+    launch = recipe.launch
+    if launch.engine == "deepspeed":
+        return {"deepspeed": _zero(launch)}
+    # A router leaves experts without a token, whose gradients DDP would wait for.
+    settings: dict[str, Any] = {"ddp_find_unused_parameters": routed}
+    return {**settings, "ddp_backend": "gloo"} if device == "cpu" else settings
+
+
+def _zero(launch: Launch) -> dict[str, Any]:
+    """DeepSpeed's configuration; transformers fills in what is "auto" from the recipe's other values."""
+    place = {"device": "cpu", "pin_memory": True}
+    offload = {"offload_optimizer": place, **({"offload_param": place} if launch.zero == 3 else {})}
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
+        "zero_optimization": {
+            "stage": launch.zero,
+            "stage3_gather_16bit_weights_on_model_save": True,
+            **(offload if launch.offload else {}),
+        },
+        "zero_allow_untested_optimizer": True,
     }

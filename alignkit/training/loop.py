@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from alignkit import ranks
 from alignkit.config.recipe import GradientRecipe
 from alignkit.console import log
 from alignkit.data.batching import Collator, RowOrder
@@ -89,7 +92,8 @@ def train(
     watch = HeldOutWatch(recipe, run, meter, plan.watched, plan.facts)
     fit = Fit(resolved["micro"], resolved["gradient_checkpointing"])
     device = loaded.device.type
-    arguments = trl_arguments(recipe, run, device=device, autocast=plan.autocast, fit=fit)
+    routed = hasattr(loaded.model.config.get_text_config(), "output_router_logits")
+    arguments = trl_arguments(recipe, run, device=device, autocast=plan.autocast, fit=fit, routed=routed)
     config = loaded.model.config
     caches = getattr(config, "use_cache", None)
     adapters_before = {
@@ -107,7 +111,7 @@ def train(
             layout=plan.layout,
             autocast=plan.autocast,
             # What a stage watches comes last: the line of a step stands in metrics.jsonl by then.
-            callbacks=[watch, StopWhenAsked(stop), progress, *plan.callbacks],
+            callbacks=[watch, StopWhenAsked(stop, meter), progress, *plan.callbacks],
             optimizer=loraplus_optimizer(recipe, loaded.model, device),
         )
     )
@@ -119,19 +123,24 @@ def train(
         trainer.remove_callback(theirs)
     install_scoring_head(trainer.model, wanted=("log_probs", "entropy", "is_top1"))
     trainer.train_dataset = plan.rows
-    trainer.prepare_guards(run, meter, keep=recipe.checkpoint.keep, row_order=plan.order)
+    trainer.prepare_guards(run, meter, keep=recipe.checkpoint.keep, row_order=plan.order, step_size=recipe.batch.size)
+    if ranks.world() > 1 and recipe.launch.engine == "fsdp":
+        trainer.sharding = recipe.launch
     watch.trainer = trainer
-    trainer.before_training()
+    with ranks.first_then_others():
+        trainer.before_training()
 
-    start, passed_over = checkpoints.newest_good(run.checkpoints)
+    start, passed_over = ranks.from_first(lambda: checkpoints.newest_good(run.checkpoints))
     for sentence in passed_over:
         log.warn(sentence)
     if start is not None:
         log.say(f"resuming from step {checkpoints.step_of(start)} ({start.name})")
     run.truncate_metrics(checkpoints.step_of(start) if start else 0)
+    if ranks.world() > 1:
+        torch.manual_seed(recipe.seed + 1_000_003 * ranks.rank())  # each process drops out units of its own
     stop.finishing_step = True
     try:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        trainer.run(start)
     finally:
         stop.finishing_step = False
         progress.close()
@@ -143,7 +152,7 @@ def train(
             f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; its checkpoint is saved. "
             "The same command goes on from there.",
         )
-    best = watch.best_checkpoint() if recipe.schedule.patience is not None else plan.best()
+    best = ranks.from_first(lambda: watch.best_checkpoint() if recipe.schedule.patience is not None else plan.best())
     if best is not None and checkpoints.step_of(best) != trainer.state.global_step:
         log.say(f"taking the weights of step {checkpoints.step_of(best)}, the best on held-out rows")
         trainer._load_from_checkpoint(str(best))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alignkit import ranks
 from alignkit.config.recipe import GradientRecipe
 from alignkit.console import log
 from alignkit.data.batching import Collator, RowOrder, flatten, pad
@@ -190,14 +191,19 @@ class GradientStage(ABC):
         with StopRequest().listening() as stop:
             log.say(self.source.said)
             tokenizer, self.installed = templated_tokenizer(self.recipe.model, self.source, self.recipe.data)
-            prepared = self.prepare(tokenizer)
+            with ranks.first_then_others():  # the others find the rows on the disk
+                prepared = self.prepare(tokenizer)
             for line in prepared.report.lines():
                 log.say(line)
             self._keep_skipped(prepared)
             product = None
-            if self.run.read_mark("trained") is None:
+            trained = ranks.from_first(lambda: self.run.read_mark("trained"))
+            if trained is None:
                 product = self._train(prepared, stop)
-            elif self._evaluation_due("evaluated_before"):
+                ranks.part()
+            if not ranks.is_first():
+                return Outcome(result=self.run.model_path)  # what is left is work for one
+            if trained is not None and self._evaluation_due("evaluated_before"):
                 base = self._load()
                 self.ready(base, prepared, self.run.read_mark("resolved") or {})
                 self._evaluate("evaluated_before", base.model, tokenizer, prepared)
@@ -214,7 +220,7 @@ class GradientStage(ABC):
 
     def _keep_skipped(self, prepared: Prepared) -> None:
         """Rows that were left out of the data, into the run."""
-        if not prepared.skipped:
+        if not prepared.skipped or not ranks.is_first():
             return
         file = self.run.path / "skipped.jsonl"
         file.unlink(missing_ok=True)
@@ -229,9 +235,11 @@ class GradientStage(ABC):
     def _train(self, prepared: Prepared, stop: StopRequest) -> Loaded:
         loaded = self._load()
         resolved = self._resolve(loaded, prepared)
-        self.ready(loaded, prepared, resolved)
-        self._evaluate("evaluated_before", loaded.model, loaded.tokenizer, prepared)
-        self.begin(loaded, prepared)
+        with ranks.first_then_others():
+            self.ready(loaded, prepared, resolved)
+            if ranks.is_first():
+                self._evaluate("evaluated_before", loaded.model, loaded.tokenizer, prepared)
+            self.begin(loaded, prepared)
         if self.recipe.adapter.kind != "none":
             loaded.model = attach(
                 loaded,
@@ -248,6 +256,8 @@ class GradientStage(ABC):
         with trackers.inside(self.run):
             figures = train(self.recipe, self.run, self._plan(loaded, prepared, resolved), loaded, resolved, stop)
         self.trained(loaded)
+        if not ranks.is_first():
+            return loaded
         results.keep_trained(self.recipe, self.run, loaded, self.source)
         self.run.mark("trained", figures)
         return loaded
@@ -279,8 +289,10 @@ class GradientStage(ABC):
             loaded.model.config,
             longest=self.longest(prepared, layout),
             bytes_per_value=2 if autocast or loaded.dtype.itemsize == 2 else 4,
-            free=free_bytes(str(loaded.device)),
+            # Processes share the memory of the machine; a device of its own each has to itself.
+            free=free_bytes(str(loaded.device)) // (ranks.local_world() if loaded.device.type == "cpu" else 1),
             at_once=self.tokens_at_once.get(loaded.device.type),
+            world=ranks.world(),
         )
         now = {
             "dtype": str(loaded.dtype).removeprefix("torch."),
@@ -291,11 +303,13 @@ class GradientStage(ABC):
             "micro": chosen.micro,
             "gradient_checkpointing": chosen.gradient_checkpointing,
         }
-        before = self.run.read_mark("resolved")
+        now = ranks.from_first(lambda: now)
+        before = ranks.from_first(lambda: self.run.read_mark("resolved"))
         if before is not None:
             # The estimate depends on the memory that happens to be free: keep what the run began with.
             if self.recipe.batch.micro == "auto":
-                now["micro"] = before.get("micro", now["micro"])
+                # More processes than before may have to take fewer rows each.
+                now["micro"] = min(before.get("micro", chosen.micro), -(-self.recipe.batch.size // ranks.world()))
             if self.recipe.memory.gradient_checkpointing == "auto":
                 now["gradient_checkpointing"] = before.get("gradient_checkpointing", now["gradient_checkpointing"])
             moved = [k for k in ("dtype", "autocast", "attention", "device", "layout") if before.get(k) != now[k]]

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from alignkit import ranks
 from alignkit.config.recipe import GradientRecipe
 from alignkit.console import log
 from alignkit.runs.directory import RunDirectory
@@ -58,7 +59,7 @@ class HeldOutWatch(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.trainer is not None:
-            self.trainer.best_checkpoint = self.best_checkpoint()
+            self.trainer.best_checkpoint = ranks.from_first(self.best_checkpoint)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -78,13 +79,13 @@ class HeldOutWatch(TrainerCallback):  # type: ignore[misc]
     def _check_patience(self, model: Any, step: int, patience: int, control: TrainerControl) -> None:
         loss = self._score(model, None)["loss"]
         self.run.append_metrics({"step": step, PATIENCE_LOSS: loss})
-        history = self.history()
+        history = ranks.from_first(self.history)
         best_step = min(history, key=lambda item: item[1])[0]
         checks_since = sum(1 for s, _ in history if s > best_step)
         if best_step == step:
             control.should_save = True
             if self.trainer is not None:
-                self.trainer.best_checkpoint = self.best_checkpoint()
+                self.trainer.best_checkpoint = ranks.from_first(self.best_checkpoint)
         if checks_since >= patience:
             log.say(f"step {step}: no better held-out loss in {patience} checks; stopping, step {best_step} was best.")
             control.should_training_stop = True

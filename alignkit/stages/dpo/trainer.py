@@ -19,12 +19,14 @@ from datasets import are_progress_bars_disabled, disable_progress_bars, enable_p
 from torch import Tensor, nn
 from trl import DPOConfig, DPOTrainer
 
+from alignkit import ranks
 from alignkit.evaluation.inference import reading
 from alignkit.stages.dpo.losses import Scores, State, needs_kl, separable
 from alignkit.stages.dpo.policy import mismatched_ratios, policy_scores
 from alignkit.stages.dpo.recipe import DpoOptions
 from alignkit.stages.dpo.step import Coefficients, coefficients, detached, joined, step_loss, surrogate
 from alignkit.training.loop import TrainerParts
+from alignkit.training.shares import ABSENT, FIRST_ROW, present
 from alignkit.training.trainer import GuardedTrainer
 
 LOSS_STATE = "loss_state.json"
@@ -59,12 +61,12 @@ class PreferenceTrainer(GuardedTrainer, DPOTrainer):  # type: ignore[misc]
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The micro-batches of a step, which are remembered: some losses look at all of them."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._step = _Step(batches)
+        self._step = _Step(batches, int(items))
         return batches, items
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """What the loss is divided by: the rows of the step."""
-        return torch.tensor(sum(len(batch["row_numbers"]) for batch in batch_samples), device=device)
+        return self.over_processes(_rows_of(batch_samples).to(device))
 
     def scored_tokens(self, inputs: dict[str, Any]) -> int:
         return int(inputs["score_labels"].numel())
@@ -88,14 +90,16 @@ class PreferenceTrainer(GuardedTrainer, DPOTrainer):  # type: ignore[misc]
         if return_outputs:
             raise ValueError("the scores of answers are no model outputs")
         step = self._step
-        if not step.seen:
+        if not step.begun:
+            step.begun = True
             self._look_ahead(model, step)
         scores = self._scores(model, inputs, step, router=getattr(self, "aux_loss_enabled", False))
         rows = len(inputs["row_numbers"])
         if step.slopes is None:
             loss, _, self.state_of_loss = step_loss(scores, self.options, self.state_of_loss, rows=step.rows)
         else:
-            part = step.slopes[step.done : step.done + rows]
+            at = step.places[step.passed]
+            part = step.slopes[at : at + rows]
             # The value of the share, with the gradient of the surrogate.
             loss = surrogate(scores, part)
             loss = loss + (part.losses.sum() / step.rows - loss).detach()
@@ -103,13 +107,14 @@ class PreferenceTrainer(GuardedTrainer, DPOTrainer):  # type: ignore[misc]
         if scores.router is not None:
             loss = loss + self.router_aux_loss_coef * scores.router * (rows / step.rows)
             step.router += float(scores.router.detach()) * rows / step.rows
-        step.done += rows
-        step.seen.append(detached(scores))
-        if len(step.seen) == len(step.batches):
-            self.logged = self.figures(joined(step.seen))
+        if not step.absent[step.passed]:
+            step.seen.append((step.places[step.passed], detached(scores)))
+        step.passed += 1
+        if step.passed == len(step.batches):
+            self.logged = self.figures(_of_all(step.seen))
             if scores.router is not None:
                 self.logged = {**self.logged, "router_loss": step.router}
-        return loss
+        return self.share(loss)
 
     def _scores(self, model: Any, inputs: Mapping[str, Any], step: _Step, *, router: bool = False) -> Scores:
         if not step.margins:
@@ -128,13 +133,22 @@ class PreferenceTrainer(GuardedTrainer, DPOTrainer):  # type: ignore[misc]
         """What the loss needs of the whole step before the first gradient of it."""
         if needs_kl(self.options):
             with reading(model):
-                step.kl = torch.cat([self._mismatched(model, batch["mismatched"]) for batch in step.batches]).mean()
-        if separable(self.options) or len(step.batches) == 1:
+                found = [
+                    (at, self._mismatched(model, batch["mismatched"]))
+                    for at, absent, batch in zip(step.places, step.absent, step.batches, strict=True)
+                    if not absent
+                ]
+            step.kl = torch.cat([ratios for _, ratios in _everybodys(found)]).mean()
+        if separable(self.options) or (len(step.batches) == 1 and ranks.world() == 1):
             return
         # The same dropout as in the passes that follow: the coefficients belong to the log-probabilities of those.
         with torch.no_grad(), same_random_numbers():
-            parts: list[Any] = [self._scores(model, self._prepare_inputs(batch), step) for batch in step.batches]
-        step.slopes = coefficients(joined(parts), self.options, self.state_of_loss)
+            parts: list[Any] = [
+                (at, detached(self._scores(model, self._prepare_inputs(batch), step)))
+                for at, absent, batch in zip(step.places, step.absent, step.batches, strict=True)
+                if not absent
+            ]
+        step.slopes = coefficients(_of_all(parts), self.options, self.state_of_loss)
 
     def _mismatched(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
         inputs: Mapping[str, Any] = self._prepare_inputs(batch)
@@ -152,6 +166,8 @@ class PreferenceTrainer(GuardedTrainer, DPOTrainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         assert output_dir is not None
+        if not self.args.should_save:
+            return
         (Path(output_dir) / LOSS_STATE).write_text(json.dumps(dict(self.state_of_loss)), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -160,23 +176,46 @@ class PreferenceTrainer(GuardedTrainer, DPOTrainer):  # type: ignore[misc]
 
 
 class _Step:
-    """The micro-batches of an optimizer step, and what became of them so far."""
+    """This process's micro-batches of an optimizer step, and what became of them so far. ``rows``: of all of them."""
 
-    def __init__(self, batches: Sequence[Mapping[str, Any]]) -> None:
-        self.batches = batches
-        self.rows = sum(len(batch["row_numbers"]) for batch in batches)  # S
-        self.mean_chosen_tokens = sum(int(batch["answer_tokens"][0::2].sum()) for batch in batches) / max(1, self.rows)
+    def __init__(self, batches: Sequence[Mapping[str, Any]], rows: int) -> None:
+        self.batches, self.rows = batches, rows
+        self.absent = [ABSENT in batch for batch in batches]
+        """Which of them count for nothing."""
+        numbers = [len(batch["row_numbers"]) for batch in batches]
+        self.places = [batch.get(FIRST_ROW, sum(numbers[:at])) for at, batch in enumerate(batches)]
+        """Where the rows of each begin in the step."""
+        mine = present(batches)
+        tokens = sum(int(batch["answer_tokens"][0::2].sum()) for batch in mine)
+        answered, lacking = ranks.summed([tokens, sum("margins" not in batch for batch in mine)])
+        self.mean_chosen_tokens = answered / max(1, self.rows)
         """Tokens of a chosen answer, on average over the step (of pairs)."""
-        self.margins = all("margins" in batch for batch in batches)
+        self.margins = not lacking
         """Whether all rows of the step have scores."""
-        self.done = 0
-        """Rows that have been through."""
-        self.seen: list[Any] = []
-        """The scores of the micro-batches that have been through, without gradients."""
+        self.begun = False
+        self.passed = 0
+        """Micro-batches that have been through."""
+        self.seen: list[tuple[int, Any]] = []
+        """Where their rows begin, and their scores, without gradients; no stand-ins."""
         self.router = 0.0
         """The router's loss so far, a mean over the rows."""
         self.kl: Tensor | None = None
         self.slopes: Coefficients | None = None
+
+
+def _rows_of(batches: Sequence[Mapping[str, Any]]) -> Tensor:
+    """() how many rows some micro-batches have, stand-ins left out."""
+    return torch.tensor(sum(len(batch["row_numbers"]) for batch in present(batches)))
+
+
+def _everybodys(found: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+    """What all processes found of a step's micro-batches, in the order of its rows."""
+    return sorted((one for of_rank in ranks.gathered(found) for one in of_rank), key=lambda one: one[0])
+
+
+def _of_all(seen: list[tuple[int, Any]]) -> Any:
+    """The scores of a whole step, from those of this process's micro-batches."""
+    return joined([scores for _, scores in _everybodys(seen)])
 
 
 def build(

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from trl import RewardConfig, RewardTrainer
 
+from alignkit import ranks
 from alignkit.stages.reward.objective import Objective
 from alignkit.stages.reward.scoring import install_reward_forward, rewards_of
 from alignkit.training.loop import TrainerParts
+from alignkit.training.shares import ABSENT, FIRST_ROW, present
 from alignkit.training.trainer import GuardedTrainer
 
 
@@ -24,21 +26,25 @@ class RewardModelTrainer(GuardedTrainer, RewardTrainer):  # type: ignore[misc]
     objective: Objective
     logged: Mapping[str, float] = {}
     _rows: int = 1
-    """Rows of the step."""
-    _seen: list[Tensor]
-    """Rewards (A,) of the step's micro-batches that have been through, without gradients."""
+    """Rows of the step, of all processes."""
+    _seen: list[tuple[int, Tensor, dict[str, Any]]]
+    """Of the step's micro-batches that have been through: where their rows begin in the step, their rewards (A,)
+    without gradients, and what figures want to know of them."""
     _batches: list[Any]
+    _passed: int
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The micro-batches of a step, and how many rows they hold."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._batches, self._seen = batches, []
+        self._batches, self._seen, self._passed = batches, [], 0
         return batches, items
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """What the loss is divided by: the rows of the step."""
-        self._rows = sum(len(batch["row_numbers"]) for batch in batch_samples)
-        return torch.tensor(self._rows, device=device)
+        rows = torch.tensor(sum(len(batch["row_numbers"]) for batch in present(batch_samples)), device=device)
+        total: Tensor = self.over_processes(rows)
+        self._rows = int(total)
+        return total
 
     def scored_tokens(self, inputs: dict[str, Any]) -> int:
         """One reward an answer."""
@@ -56,10 +62,15 @@ class RewardModelTrainer(GuardedTrainer, RewardTrainer):  # type: ignore[misc]
             raise ValueError("rewards of several layouts are no model outputs")
         rewards = rewards_of(model, inputs)
         loss = self.objective.losses(rewards, inputs).sum() / self._rows
-        self._seen.append(rewards.detach())
-        if len(self._seen) == len(self._batches):
-            self.logged = self.objective.figures(self._seen, self._batches)
-        return loss
+        batch = self._batches[self._passed]
+        if ABSENT not in batch:
+            told = {name: batch[name] for name in ("desirable",) if name in batch}
+            self._seen.append((batch.get(FIRST_ROW, self._passed), rewards.detach().cpu(), told))
+        self._passed += 1
+        if self._passed == len(self._batches):
+            every = sorted((one for seen in ranks.gathered(self._seen) for one in seen), key=lambda one: one[0])
+            self.logged = self.objective.figures([one[1] for one in every], [one[2] for one in every])
+        return self.share(loss)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The step's figures beside loss and learning rate."""
