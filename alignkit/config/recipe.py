@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from alignkit.config.launching import ONE, SEVERAL, launch_faults
 from alignkit.config.sections import (
     OPERATIONAL,
     Adapter,
@@ -43,6 +44,9 @@ class StageRecipe:
     """Name of the TRL config class that `trl:` is checked against and passed to; None: no `trl:`."""
     trl_owned: ClassVar[dict[str, str]] = {}
     """Options of that class that this stage sets from keys of its own: TRL's name to ours."""
+
+    engines: ClassVar[tuple[str, ...]] = ONE
+    """Values of `launch.engine` that the stage runs on."""
 
     stage: str
     """Folder under alignkit/stages that runs this recipe."""
@@ -78,12 +82,18 @@ class StageRecipe:
 
     def faults(self) -> Iterator[Fault]:
         """Combinations of values that cannot work. Stages extend it; no file is read here."""
-        yield from ()
+        yield from launch_faults(self)
+
+    def why_alone(self) -> str | None:
+        """What in these values keeps the stage on one process, as the start of a sentence; None: nothing."""
+        return None
 
 
 @dataclass(kw_only=True)
 class GradientRecipe(StageRecipe):
     """What every stage that trains weights has."""
+
+    engines: ClassVar[tuple[str, ...]] = SEVERAL
 
     model: Model
     data: Data
@@ -106,6 +116,19 @@ class GradientRecipe(StageRecipe):
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
+        processes = self.launch.processes
+        if processes != "auto" and self.batch.size < processes * self.launch.nodes:
+            yield Fault(
+                where="batch.size",
+                what=f"{self.batch.size} rows a step do not go round {processes * self.launch.nodes} processes",
+                instead=f"Write batch.size={processes * self.launch.nodes} or more, or fewer launch.processes.",
+            )
+        if self.launch.engine in ("fsdp", "deepspeed") and self.quantization.kind != "none":
+            yield Fault(
+                where="launch.engine",
+                what=f"{self.launch.engine} splits weights, and {self.quantization.kind} ones cannot be split",
+                instead="Write launch=ddp, or quantization=none.",
+            )
         if self.batch.micro != "auto" and self.batch.size % self.batch.micro:
             yield Fault(
                 where="batch.micro",

@@ -74,6 +74,8 @@ class _Children:
 
     def __init__(self, launch: Launch, number: int, folder: Path) -> None:
         self.folder = folder
+        self.asked = False
+        """Whether they were asked to stop."""
         port = _free_port()
         self.running: dict[int, subprocess.Popen[bytes]] = {}
         for rank in range(number):
@@ -130,6 +132,10 @@ def _handing_on(children: _Children) -> Iterator[None]:
     """Signals that ask the run to stop go to the children, which end the step that they are in."""
 
     def hand_on(signum: int, frame: FrameType | None) -> None:
+        if children.asked:  # the second time: a process may hang and not hear it
+            children.kill()
+            raise Interrupted(signum, "Stopped at once. The same command goes on from the last checkpoint.")
+        children.asked = True
         children.send(signum)
 
     before = {one: signal.getsignal(one) for one in HANDED_ON}

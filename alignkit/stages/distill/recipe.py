@@ -176,6 +176,20 @@ class Recipe(GradientRecipe):
         shared = ("name", "installed_file", "revision", "trust_remote_code", "allow_pickle")
         return {"model": {key: teacher[key] for key in shared if key in teacher}}, "distill.teacher"
 
+    def why_alone(self) -> str | None:
+        options = self.distill
+        if options.mode != "logits":
+            return f"distill.mode={options.mode}"
+        if options.tokenizers != "same":
+            return f"distill.tokenizers={options.tokenizers}"
+        if options.hidden.loss != "none":
+            return "distill.hidden"
+        if options.student.kind != "given":
+            return "A student that is made from its teacher"
+        if options.correct_teacher.steps:
+            return "distill.correct_teacher"
+        return "distill.baseline" if options.baseline else None
+
     def files_read(self) -> dict[str, list[Path]]:
         return {"distill.cache": cache_files(self.distill.cache)} if self.distill.cache is not None else {}
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
+from alignkit import ranks
 from alignkit.data.rows import UNTRAINED
 from alignkit.stages.distill.crossing import PLACES, Crossing
 from alignkit.stages.distill.hidden import HiddenStates
@@ -71,6 +72,7 @@ class DistillTrainer(GuardedTrainer, SFTTrainer):  # type: ignore[misc]
         """() the micro-batch's share of the step's loss: summed over the step, it is the mean over all of its labelled
         tokens (of their weights, where rows have some)."""
         inputs = {name: value for name, value in inputs.items() if name != "features"}
+        self._figures.counting = not self._absent
         if self.crossing is not None:
             return self._crossed(model, inputs, self.crossing, num_items_in_batch)
         states: tuple[Tensor, ...] = ()
@@ -95,6 +97,7 @@ class DistillTrainer(GuardedTrainer, SFTTrainer):  # type: ignore[misc]
             total = found.numel() if num_items_in_batch is None else num_items_in_batch
             loss = loss + self.hidden.weight * found.sum() / total
             self._figures.add("hidden", found.detach())
+        loss = self.share(loss)
         return (loss, outputs) if return_outputs else loss
 
     def _crossed(
@@ -188,8 +191,12 @@ class _Figures:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.told: dict[str, float] = {}
+        self.counting = True
+        """Off while a stand-in passes through the model."""
 
     def add(self, name: str, values: Tensor) -> None:
+        if not self.counting:
+            values = values[:0]
         # Sums stay on the device until the step is told: nothing waits for them.
         total = values.detach().float().sum()
         self.sums[name] = self.sums[name] + total if name in self.sums else total
@@ -198,13 +205,16 @@ class _Figures:
     def weigh(self, name: str, value: Tensor, times: int) -> None:
         """A value that is one for ``times`` tokens."""
         self.add(name, value.detach().float() * times)
-        self.counts[name] += times - 1
+        self.counts[name] += times - 1 if self.counting else 0
 
     def say(self, figures: Mapping[str, float]) -> None:
         self.told |= figures
 
     def taken(self) -> dict[str, float]:
-        found = {name: float(total) / max(1, self.counts[name]) for name, total in self.sums.items()}
+        names = list(self.sums)
+        sums = ranks.summed([float(self.sums[name]) for name in names])
+        counts = ranks.summed([self.counts[name] for name in names])
+        found = {name: total / max(1, count) for name, total, count in zip(names, sums, counts, strict=True)}
         found |= self.told
         self.sums, self.counts, self.told = {}, {}, {}
         return found

@@ -133,22 +133,14 @@ class PreferenceTrainer(GuardedTrainer, DPOTrainer):  # type: ignore[misc]
         """What the loss needs of the whole step before the first gradient of it."""
         if needs_kl(self.options):
             with reading(model):
-                found = [
-                    (at, self._mismatched(model, batch["mismatched"]))
-                    for at, absent, batch in zip(step.places, step.absent, step.batches, strict=True)
-                    if not absent
-                ]
-            step.kl = torch.cat([ratios for _, ratios in _everybodys(found)]).mean()
+                found = [self._mismatched(model, batch["mismatched"]) for batch in step.batches]
+            step.kl = torch.cat([ratios for _, ratios in _everybodys(step.placed(found))]).mean()
         if separable(self.options) or (len(step.batches) == 1 and ranks.world() == 1):
             return
         # The same dropout as in the passes that follow: the coefficients belong to the log-probabilities of those.
         with torch.no_grad(), same_random_numbers():
-            parts: list[Any] = [
-                (at, detached(self._scores(model, self._prepare_inputs(batch), step)))
-                for at, absent, batch in zip(step.places, step.absent, step.batches, strict=True)
-                if not absent
-            ]
-        step.slopes = coefficients(_of_all(parts), self.options, self.state_of_loss)
+            parts = [detached(self._scores(model, self._prepare_inputs(batch), step)) for batch in step.batches]
+        step.slopes = coefficients(_of_all(step.placed(parts)), self.options, self.state_of_loss)
 
     def _mismatched(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
         inputs: Mapping[str, Any] = self._prepare_inputs(batch)
@@ -201,6 +193,12 @@ class _Step:
         """The router's loss so far, a mean over the rows."""
         self.kl: Tensor | None = None
         self.slopes: Coefficients | None = None
+
+    def placed(self, found: Sequence[Any]) -> list[tuple[int, Any]]:
+        """What was found of each micro-batch with the place of its rows; of stand-ins, which pass through the model
+        because all processes have to move together, nothing."""
+        every = zip(self.places, self.absent, found, strict=True)
+        return [(at, one) for at, absent, one in every if not absent]
 
 
 def _rows_of(batches: Sequence[Mapping[str, Any]]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from alignkit.config.launching import ONE
 from alignkit.config.recipe import GradientRecipe, Kind
 from alignkit.config.sections import OPERATIONAL
 from alignkit.errors import Fault
@@ -151,6 +152,7 @@ class RlhfOptions:
 class Recipe(GradientRecipe):
     """RLHF: a policy learns from rewards of its own answers, by PPO, RLOO, GRPO and their kin."""
 
+    engines: ClassVar[tuple[str, ...]] = ONE
     semantics: ClassVar[int] = 1
     trl_configs: ClassVar[dict[str, str]] = {"grpo": "GRPOConfig", "rloo": "RLOOConfig"}
     trl_owned: ClassVar[dict[str, str]] = {
