@@ -38,12 +38,10 @@ def train(
     Raises:
         alignkit.errors.AlignkitError: with a sentence for a person; RequestError lists every fault.
     """
-    from alignkit import journey
+    from alignkit.launch import engine
 
     directories = [Path(directory) for directory in recipes]
-    done = journey.train(
-        recipe, overrides, fresh=fresh, recipes=directories, verbosity=verbosity, allow_code=allow_code
-    )
+    done = engine.train(recipe, overrides, fresh=fresh, recipes=directories, verbosity=verbosity, allow_code=allow_code)
     return done.as_dict()
 
 

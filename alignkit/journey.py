@@ -163,11 +163,14 @@ def join(begun: Begun | None) -> Result:
     shared = ranks.from_first(lambda: begun)
     assert shared is not None
     composed, run = shared.composed, shared.run
-    if ranks.is_first():
-        return _locked(run, composed, shared.inputs)
-    runner = importlib.import_module(f"alignkit.stages.{composed.recipe.stage.replace('-', '_')}.run")
-    outcome: Outcome = runner.run(composed.recipe, FollowedRun.of(run))
-    return Result(path=outcome.result, key=run.key, run=run.path)
+    try:
+        if ranks.is_first():
+            return _locked(run, composed, shared.inputs)
+        runner = importlib.import_module(f"alignkit.stages.{composed.recipe.stage.replace('-', '_')}.run")
+        outcome: Outcome = runner.run(composed.recipe, FollowedRun.of(run))
+        return Result(path=outcome.result, key=run.key, run=run.path)
+    finally:
+        ranks.reunite()
 
 
 def finished(begun: Begun) -> Result:

@@ -7,6 +7,7 @@ process every function here is free: nothing imports torch.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -64,19 +65,15 @@ def meet(*, on_cpu: bool = False) -> None:
         torch.cuda.set_device(_number("LOCAL_RANK", 0))
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=WAITING)
+        atexit.register(dist.destroy_process_group)
     _group = dist.new_group(backend="gloo", timeout=WAITING)
 
 
 def part() -> None:
-    """The work of all is done: the connection closes, and each goes on as if it were alone."""
-    global _group, _parted
-    if _group is None:
-        return
-    import torch.distributed as dist
-
+    """The work of all is done: each goes on as if it were alone, until they reunite."""
+    global _parted
     wait()
-    _group, _parted = None, True
-    dist.destroy_process_group()
+    _parted = True
 
 
 class Left(RunError):
@@ -89,6 +86,12 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:  # gloo: the connection was closed
         raise Left(f"Process {rank()} of {world()} lost the others: one of them ended before. ({error})") from error
+
+
+def reunite() -> None:
+    """Rank 0's work alone is done: this is one process of several again, which may meet for the next run."""
+    global _parted
+    _parted = False
 
 
 def from_first(value: Callable[[], T]) -> T:

@@ -32,8 +32,9 @@ from alignkit.runs.directory import RunDirectory
 from alignkit.runs.outcome import Outcome
 from alignkit.training import cards, precision, results, trackers
 from alignkit.training.loop import Plan, TrainerParts, train
-from alignkit.training.memory import fit, free_bytes, is_out_of_memory, out_of_memory_message
+from alignkit.training.memory import is_out_of_memory, out_of_memory_message
 from alignkit.training.progress import loss_facts
+from alignkit.training.resolving import resolved
 from alignkit.training.rows import Prepared, TrainingRows, blocks_of, sample
 from alignkit.training.signals import StopRequest
 from alignkit.training.trainer import GuardedTrainer
@@ -280,48 +281,16 @@ class GradientStage(ABC):
         )
 
     def _resolve(self, loaded: Loaded, prepared: Prepared) -> dict[str, Any]:
-        """What every `auto` became; on a resume, what it was at the start, or an error where it cannot be again."""
-        autocast = precision.autocast(self.recipe, loaded)
         layout = self.layout(loaded, prepared)
         self.width_multiple = precision.width_multiple(loaded)
-        chosen = fit(
+        return resolved(
             self.recipe,
-            loaded.model.config,
+            self.run,
+            loaded,
+            layout=layout,
             longest=self.longest(prepared, layout),
-            bytes_per_value=2 if autocast or loaded.dtype.itemsize == 2 else 4,
-            # Processes share the memory of the machine; a device of its own each has to itself.
-            free=free_bytes(str(loaded.device)) // (ranks.local_world() if loaded.device.type == "cpu" else 1),
             at_once=self.tokens_at_once.get(loaded.device.type),
-            world=ranks.world(),
         )
-        now = {
-            "dtype": str(loaded.dtype).removeprefix("torch."),
-            "autocast": autocast,
-            "attention": loaded.attention,
-            "device": str(loaded.device),
-            "layout": layout,
-            "micro": chosen.micro,
-            "gradient_checkpointing": chosen.gradient_checkpointing,
-        }
-        now = ranks.from_first(lambda: now)
-        before = ranks.from_first(lambda: self.run.read_mark("resolved"))
-        if before is not None:
-            # The estimate depends on the memory that happens to be free: keep what the run began with.
-            if self.recipe.batch.micro == "auto":
-                # More processes than before may have to take fewer rows each.
-                now["micro"] = min(before.get("micro", chosen.micro), -(-self.recipe.batch.size // ranks.world()))
-            if self.recipe.memory.gradient_checkpointing == "auto":
-                now["gradient_checkpointing"] = before.get("gradient_checkpointing", now["gradient_checkpointing"])
-            moved = [k for k in ("dtype", "autocast", "attention", "device", "layout") if before.get(k) != now[k]]
-            if moved:
-                listed = ", ".join(f"{k} was {before.get(k)} and is {now[k]}" for k in moved)
-                raise RunError(
-                    f"{self.run.path} was begun under other conditions ({listed}), so going on would not give the same "
-                    "model. Set them as they were (model.dtype, model.attention), or train anew with --fresh."
-                )
-        self.run.mark("resolved", now)
-        log.detail(", ".join(f"{k} {v}" for k, v in now.items()))
-        return now
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
