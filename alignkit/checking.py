@@ -64,6 +64,8 @@ def room_faults(composed: Composed, allow_code: bool) -> Iterator[Fault]:
         yield from map(composed.placed, _stage_faults(recipe))
     if trained is not None:
         yield from map(composed.placed, _template_faults(trained))
+    if recipe.launch.engine == "deepspeed":
+        yield from map(composed.placed, _missing_engine())
     if trained is not None and trained.report_to != "none":
         yield from _missing_trackers(trained.report_to)
 
@@ -98,6 +100,14 @@ def _template_faults(recipe: GradientRecipe) -> Iterator[Fault]:
     except RequestError:  # said of the model itself
         known = None
     yield from template_faults(recipe.data, known)
+
+
+def _missing_engine() -> Iterator[Fault]:
+    from importlib.util import find_spec
+
+    if find_spec("deepspeed") is None:
+        instead = "Run pip install 'alignkit[deepspeed]', or write launch=fsdp."
+        yield Fault(where="launch.engine", what="deepspeed is not installed", instead=instead)
 
 
 def _missing_trackers(trackers: Sequence[str]) -> Iterator[Fault]:

@@ -69,24 +69,25 @@ def trl_arguments(
         "remove_unused_columns": False,
         "dataloader_pin_memory": device.startswith("cuda"),
         "push_to_hub": False,
-        **_engine(recipe, device, routed),
+        **_engine(recipe, device, routed, autocast),
         **trl_options.typed(recipe.trl, recipe.trl_config),
     }
 
 
-def _engine(recipe: GradientRecipe, device: str, routed: bool) -> dict[str, Any]:
+def _engine(recipe: GradientRecipe, device: str, routed: bool, autocast: str | None) -> dict[str, Any]:
     """What accelerate is told of several processes; nothing of one."""
     if ranks.world() == 1:
         return {}
     launch = recipe.launch
     if launch.engine == "deepspeed":
-        return {"deepspeed": _zero(launch)}
+        # Its own 16-bit formats would round the trained weights: they stay as they are, and products are cast.
+        return {"deepspeed": _zero(launch, autocast), "bf16": False, "fp16": False}
     # A router leaves experts without a token, whose gradients DDP would wait for.
     settings: dict[str, Any] = {"ddp_find_unused_parameters": routed}
     return {**settings, "ddp_backend": "gloo"} if device == "cpu" else settings
 
 
-def _zero(launch: Launch) -> dict[str, Any]:
+def _zero(launch: Launch, autocast: str | None) -> dict[str, Any]:
     """DeepSpeed's configuration; transformers fills in what is "auto" from the recipe's other values."""
     place = {"device": "cpu", "pin_memory": True}
     offload = {"offload_optimizer": place, **({"offload_param": place} if launch.zero == 3 else {})}
@@ -94,8 +95,10 @@ def _zero(launch: Launch) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
-        "bf16": {"enabled": "auto"},
-        "fp16": {"enabled": "auto"},
+        "torch_autocast": {
+            "enabled": autocast is not None,
+            "dtype": {"bf16": "bfloat16", "fp16": "float16"}.get(autocast or "", "bfloat16"),
+        },
         "zero_optimization": {
             "stage": launch.zero,
             "stage3_gather_16bit_weights_on_model_save": True,

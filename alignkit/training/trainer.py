@@ -20,7 +20,7 @@ from alignkit.console import log
 from alignkit.errors import NumericsError, RunError
 from alignkit.models.adapters import TRAINED
 from alignkit.runs.directory import RunDirectory
-from alignkit.training import checkpoints, sharded
+from alignkit.training import checkpoints, sharded, zero
 from alignkit.training.meter import Meter
 from alignkit.training.shares import ABSENT, FIRST_ROW, Shares, loader, present
 
@@ -226,8 +226,12 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
     def run(self, checkpoint: Path | None) -> None:
         """Train from a checkpoint, or from the start. The model is an ordinary one before and after."""
         start = str(checkpoint) if checkpoint else None
+        if checkpoint is not None:
+            zero.require_same(checkpoint, deepspeed=self.is_deepspeed_enabled)
         if self.sharding is None:
             self.train(resume_from_checkpoint=start)
+            if self.is_deepspeed_enabled:
+                zero.unwrap(self.deepspeed, keep=ranks.is_first())
             return
         if start is not None:
             self._load_from_checkpoint(start)  # while the weights are whole
