@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from alignkit import ranks
 from alignkit.config.sections import Launch
@@ -30,6 +31,8 @@ else:
     _Base = object
 
 ROWS_NAMED = 8
+STATES = {"sgd": 0, "adafactor": 0}
+"""Optimizer states of a parameter's size; of those that are not named here, two."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 
@@ -51,6 +54,7 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
     _absent: bool = False
     """The micro-batch that passes through the model counts for nothing."""
     _committing: Path | None = None
+    _sealing: checkpoints.Sealing
 
     def prepare_guards(self, run: RunDirectory, meter: Meter, *, keep: int, row_order: Any, step_size: int) -> None:
         """Give the trainer its run directory, its meter, how many checkpoints to keep, the order of the rows, and how
@@ -161,15 +165,23 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
         """Let the Trainer write into a staging folder, then digest, flush and rename what it wrote."""
         began = time.perf_counter()
         directory = Path(self.args.output_dir)
+        known = checkpoints.all_checkpoints(directory) if ranks.is_first() else []
+        if known:
+            when = f"The checkpoint of step {self.state.global_step} was not written"
+            checkpoints.require_room(directory, checkpoints.size(known[0]), when=when)
         self._committing = Path(ranks.from_first(lambda: str(checkpoints.staging(directory))))
+        staged = self._committing / f"checkpoint-{self.state.global_step}"
         try:
-            super()._save_checkpoint(model, trial)
-            ranks.wait()
-            staged = self._committing / f"checkpoint-{self.state.global_step}"
-            final = ranks.from_first(lambda: str(checkpoints.commit(staged, directory)))
-        except OSError as error:
+            with checkpoints.Sealing(staged) as self._sealing:
+                super()._save_checkpoint(model, trial)
+                ranks.wait()
+                final = ranks.from_first(lambda: str(checkpoints.commit(staged, directory, self._sealing)))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = checkpoints.refusal(error)
+            if reason is None:
+                raise
             raise RunError(
-                f"The checkpoint of step {self.state.global_step} could not be written: {error.strerror or error}. "
+                f"The checkpoint of step {self.state.global_step} could not be written: {reason}. "
                 "Earlier checkpoints are intact; make room and run the same command to go on."
             ) from error
         finally:
@@ -196,15 +208,26 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, Path(output_dir) / ADAPTER_WEIGHTS)
 
+    def checkpoint_bytes(self) -> int:
+        """About how large a checkpoint will be: what is trained, its optimizer states, and all weights where there is
+        no adapter."""
+        trained = [one for one in self.model.parameters() if one.requires_grad]
+        weights = trained if hasattr(self.model, "peft_config") else list(self.model.parameters())
+        states = STATES.get(str(self.args.optim).rpartition(".")[2].lower(), 2)
+        each = sum(one.numel() * (1 if "8bit" in str(self.args.optim) else one.element_size()) for one in trained)
+        return int(sum(one.numel() * one.element_size() for one in weights) + states * each)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Weights that lie in shards are put together first."""
+        """Weights that lie in shards are put together first; what is written is digested while the rest is."""
         if not self.sharding:
             super().save_model(output_dir, _internal_call)
-            return
-        adapter = hasattr(self.model, "peft_config")
-        state = sharded.whole_weights(self.model, trained=adapter, keep=ranks.is_first())
-        if ranks.is_first():
-            self._save(output_dir, state)
+        else:
+            adapter = hasattr(self.model, "peft_config")
+            state = sharded.whole_weights(self.model, trained=adapter, keep=ranks.is_first())
+            if ranks.is_first():
+                self._save(output_dir, state)
+        if self._committing is not None and ranks.is_first():
+            self._sealing.look()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.sharding:
@@ -226,6 +249,8 @@ class GuardedTrainer(_Base):  # type: ignore[misc]
     def run(self, checkpoint: Path | None) -> None:
         """Train from a checkpoint, or from the start. The model is an ordinary one before and after."""
         start = str(checkpoint) if checkpoint else None
+        when = "Nothing was trained"
+        checkpoints.require_room(Path(self.args.output_dir), self.checkpoint_bytes(), when=when)
         if checkpoint is not None:
             zero.require_same(checkpoint, deepspeed=self.is_deepspeed_enabled)
         if self.sharding is None:

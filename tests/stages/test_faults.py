@@ -88,11 +88,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 
     calls = []
 
-    def full(staged: Path, directory: Path) -> Path:
+    def full(staged: Path, directory: Path, sealing: checkpoints.Sealing) -> Path:
         calls.append(staged)
         if len(calls) == 3:
             raise OSError(28, "No space left on device")
-        return commit(staged, directory)
+        return commit(staged, directory, sealing)
 
     commit = checkpoints.commit
     monkeypatch.setattr(checkpoints, "commit", full)
