@@ -46,6 +46,10 @@ test-slow: model ## only the slow tests
 test-gpu: model ## only the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
+.PHONY: torture
+torture: $(STAMP) ## runs killed, starved and damaged in every way, on tiny models (about two hours; ARGS=--quick: two minutes)
+	$(BIN)/python -m tests.torture $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The processes of a run: which one this is, and what they say to each other.
 
-A launcher (ours, torchrun, accelerate, Slurm through ours) starts several processes with RANK, WORLD_SIZE and
+A launcher (ours, torchrun, accelerate) starts several processes with RANK, WORLD_SIZE and
 MASTER_ADDR in their environment. Rank 0 owns the run directory, the terminal and the data; the others follow it. In one
 process every function here is free: nothing imports torch.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from alignkit.config.sections import Launch, Slurm
+from alignkit.config.sections import Launch
 from alignkit.errors import Fault
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _engine_faults(recipe: StageRecipe) -> Iterator[Fault]:
         yield Fault(
             where="launch.engine",
             what=f"the {recipe.stage} stage is work for one process, and {engine} is for several",
-            instead="Write launch=local; launch=slurm makes it a job of a cluster.",
+            instead="Write launch=local.",
         )
     elif reason := recipe.why_alone():
         yield Fault(where="launch.engine", what=f"{reason} runs in one process", instead="Write launch=local.")
@@ -40,19 +40,12 @@ def _unread(launch: Launch) -> Iterator[Fault]:
     alone = launch.engine == "local"
     if alone and launch.processes not in ("auto", 1):
         yield _fault("processes", f"{launch.processes} processes, and launch.engine is local: one", "Write launch=ddp.")
-    if launch.nodes > 1 and launch.submit == "none":
-        what = f"{launch.nodes} machines, and nothing starts the other ones"
-        yield _fault("nodes", what, "Write launch.submit=slurm, or start it with torchrun on each.")
-    elif alone and launch.nodes > 1:
-        yield _fault("nodes", f"{launch.nodes} machines, and launch.engine is local: one process", "Write launch=ddp.")
     if launch.zero != Launch().zero and launch.engine != "deepspeed":
         what = f"is a setting of deepspeed, and launch.engine is {launch.engine}"
         yield _fault("zero", what, "Write launch=deepspeed.")
     if launch.offload and launch.engine not in ("fsdp", "deepspeed"):
         what = f"launch.engine is {launch.engine}, which keeps everything on the device"
         yield _fault("offload", what, "Write launch=fsdp.")
-    if launch.submit == "none" and launch.slurm != Slurm():
-        yield _fault("slurm", "is set, and the run is no job of a cluster", "Write launch.submit=slurm.")
 
 
 def _fault(key: str, what: str, instead: str) -> Fault:

@@ -117,11 +117,11 @@ class GradientRecipe(StageRecipe):
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
         processes = self.launch.processes
-        if processes != "auto" and self.batch.size < processes * self.launch.nodes:
+        if processes != "auto" and self.batch.size < processes:
             yield Fault(
                 where="batch.size",
-                what=f"{self.batch.size} rows a step do not go round {processes * self.launch.nodes} processes",
-                instead=f"Write batch.size={processes * self.launch.nodes} or more, or fewer launch.processes.",
+                what=f"{self.batch.size} rows a step do not go round {processes} processes",
+                instead=f"Write batch.size={processes} or more, or fewer launch.processes.",
             )
         if self.launch.engine in ("fsdp", "deepspeed") and self.quantization.kind != "none":
             yield Fault(

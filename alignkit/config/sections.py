@@ -297,47 +297,17 @@ class Run:
 
 
 @dataclass(kw_only=True)
-class Slurm:
-    """What a job asks the cluster for. Values that are null are left to the cluster."""
-
-    partition: str | None = None
-    """Queue of the cluster."""
-    account: str | None = None
-    """Account that pays."""
-    time: Annotated[int, Ge(1)] = 60
-    """Minutes that the job may take. A run that is cut off there has a checkpoint, and is queued again."""
-    gpus: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
-    """Devices of each node; auto: one for each of `launch.processes`, none with launch.device=cpu."""
-    cpus: Annotated[int, Ge(1)] = 4
-    """CPU cores of each process."""
-    memory: Annotated[int, Ge(1)] | None = None
-    """GB of memory of each node."""
-    constraint: str | None = None
-    """Features that a node must have, in Slurm's words (`a100|h100`)."""
-    setup: list[str] = field(default_factory=list)
-    """Shell lines that the job runs before it starts (`module load cuda`)."""
-    requeue: Annotated[int, Ge(0)] = 3
-    """How often a job that ran out of time or was preempted is queued again."""
-
-
-@dataclass(kw_only=True)
 class Launch:
-    """On how many processes a stage runs, on which engine, and who starts them. The result is the same on all."""
+    """On how many processes of this machine a stage runs, and on which engine. The result is the same on all."""
 
     engine: Literal["local", "ddp", "fsdp", "deepspeed"] = "local"
     """local: one process. ddp: a whole model in each. fsdp: weights, gradients and optimizer states are split over
     the processes (FSDP2). deepspeed: the same by ZeRO."""
     processes: Annotated[int, Ge(1)] | Literal["auto"] = "auto"
-    """Processes of each node; auto: one for each device of this machine, or one where there is none."""
-    nodes: Annotated[int, Ge(1)] = 1
-    """Machines. More than one are started by Slurm, or by hand with torchrun on each."""
+    """auto: one for each GPU of this machine, or one where there is none."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: a GPU for each process where there are some; cpu: processes talk over gloo."""
     zero: Literal[1, 2, 3] = 2
     """deepspeed: split optimizer states (1), gradients too (2), weights too (3)."""
     offload: bool = False
     """fsdp, deepspeed: keep weights and optimizer states in the memory of the machine, not of the device."""
-    submit: Literal["none", "slurm", "local"] = "none"
-    """slurm: the run is a job of the cluster, and the command waits for it. local: the same through submitit's local
-    executor, on this machine."""
-    slurm: Slurm = field(default_factory=Slurm)
