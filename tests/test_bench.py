@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
             ["--toy", "--rows", "16", "--length", "48", "--steps", "2", "--rounds", "1", "--times", "1"],
             "cached",
         ),
+        ("checkpoint_cost.py", ["--millions", "0.2", "--rounds", "1"], "times the plain save"),
+        ("process_speed.py", ["--toy", "--steps", "2", "--rounds", "1"], "two processes, fsdp"),
         ("sft_speed.py", ["--toy", "--rows", "8", "--held-out", "4"], "times as fast on the same labelled tokens"),
     ],
 )

@@ -63,6 +63,9 @@ def save_adapter(
         config.init_lora_weights = True  # how it started no longer matters, and must not run again
         config.eva_config = None
         config.inference_mode = True
+        for name in ("target_modules", "modules_to_save", "exclude_modules"):
+            if isinstance(found := getattr(config, name, None), set | list):
+                setattr(config, name, sorted(found))  # PEFT keeps sets, whose order is another in every process
         config.base_model_name_or_path = source.hub_name or str(source.path)
         config.revision = commit
         save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})

@@ -41,7 +41,7 @@ def journey(monkeypatch: pytest.MonkeyPatch) -> Result:
         result.calls.append((name, overrides, settings))
         return result
 
-    monkeypatch.setattr("alignkit.journey.train", train)
+    monkeypatch.setattr("alignkit.launch.engine.train", train)
     return result
 
 

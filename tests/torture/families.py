@@ -30,7 +30,7 @@ TRAINED: dict[str, tuple[str, list[str]]] = {
     "distill": ("distill", [CHATS, *STEPS, "teacher={here}/teacher"]),
     "extend-context": (
         "yarn",
-        ["data={here}/long.jsonl", "model={here}/short", "context.length=256", *STEPS, "evaluation.suite.lengths=[]"],
+        ["data={here}/long.jsonl", "model={here}/short", "context.length=256", *STEPS],
     ),
     "rlhf": (
         "rloo",
