@@ -72,7 +72,7 @@ def show_table(
         print("\n".join(columns([header, *rows], right=right)))
         return
     from rich import box
-    from rich.console import Console
+    from alignkit.console.tables import PlainConsole
     from rich.table import Table
     from rich.text import Text
 
@@ -82,4 +82,4 @@ def show_table(
         table.add_column(name, no_wrap=column not in wrap, overflow="fold", justify=justify)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    PlainConsole(highlight=False).print(table)

@@ -15,6 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from alignkit.console.plain import printable
 from alignkit.errors import AlignkitError, RequestError
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -144,7 +145,7 @@ def _tell(text: str, error: BaseException | None, words: Sequence[str]) -> None:
 
         text = "".join(traceback.format_exception(error)) + text
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def _wants_traceback(words: Sequence[str]) -> bool:

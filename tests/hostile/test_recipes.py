@@ -55,6 +55,12 @@ def absolute_default(ground: Ground) -> list[str]:
     return ["train", "recipe=./r.yaml", *ground.sound()]
 
 
+def root_default(ground: Ground) -> list[str]:
+    (ground.outside / "evil.yaml").write_text("seed: 1\n", encoding="utf-8")
+    ground.write("r.yaml", f"defaults: [lora, {ground.outside}/evil, _self_]\n")
+    return ["train", "recipe=./r.yaml", *ground.sound()]
+
+
 def group_outside(ground: Ground) -> list[str]:
     (ground.outside / "evil.yaml").write_text("rank: 3\n", encoding="utf-8")
     ground.write("in/r.yaml", "defaults: [lora, {override adapter: ../../../outside/evil}, _self_]\n")
@@ -159,14 +165,15 @@ ATTACKS = [
     Attack("hydra-at", recipe("", top="defaults: [lora, {/hydra/launcher@x: basic}, _self_]\n"), "hydra"),
     # defaults that leave the folder
     Attack("default-outside", outside_default, r"defaults.*in/r\.yaml.*leaves its folder"),
-    Attack("default-absolute", absolute_default, r"defaults.*leaves its folder|no such file"),
+    Attack("default-absolute", absolute_default, r"defaults.*leaves its folder"),
+    Attack("default-root", root_default, r"r\.yaml.*no such file"),
     Attack("default-group-outside", group_outside, r"defaults.*in/r\.yaml.*leaves its folder"),
     Attack("default-link-out", group_file_leads_out, r"adapter/mine\.yaml.*link that leads out"),
     Attack("choice-outside", choice_outside, r"adapter.*outside/evil"),
     Attack("default-interpolated", recipe("", top="defaults: [lora, {adapter: '${oc.env:HF_TOKEN}'}]\n"), r"may not hold"),
     Attack("default-itself", recipe("", top="defaults: [r, _self_]\n"), r"r\.yaml"),
     # resolvers
-    Attack("env", recipe("run: {root: 'x-${oc.env:HF_TOKEN}'}\n"), r"run\.root|HF_TOKEN"),
+    Attack("env", recipe("data: {split: 'x-${oc.env:HF_TOKEN}'}\n"), r"data\.split .*HF_TOKEN"),
     Attack("env-nested", recipe("data: {split: '${oc.env:${data.config}}', config: HF_TOKEN}\n"), r"data\.split"),
     Attack("env-default", recipe("data: {split: '${oc.env:HOME,${oc.env:HF_TOKEN}}'}\n"), r"data\.split"),
     Attack("decode", recipe("data: {split: \"${oc.decode:'${oc.env:HF_TOKEN}'}\"}\n"), r"data\.split.*only to keys"),
@@ -192,7 +199,7 @@ ATTACKS = [
     Attack("huge-int", recipe(f"seed: {'9' * 100_000}\n"), r"r\.yaml|seed"),
     Attack("huge-int-typed", typed(f"seed={'9' * 100_000}"), r"seed"),
     Attack("huge-float", recipe("optimizer: {learning_rate: 1e999999}\n"), r"optimizer\.learning_rate"),
-    Attack("sexagesimal", recipe("seed: 1" + ":59" * 3_000 + "\n"), r"seed"),
+    Attack("sexagesimal", recipe("seed: 1" + ":59" * 3_000 + "\n"), r"line 2: holds a number"),
     Attack("duplicate", recipe("seed: 1\nseed: 2\n"), r"r\.yaml line 3.*duplicate key seed"),
     Attack("merge-key", recipe("x: &x {_target_: os.system}\nmodel: {<<: *x}\n"), CODE),
     # bytes
@@ -205,7 +212,7 @@ ATTACKS = [
     # no file at all
     Attack("directory", directory, r"r\.yaml: is a directory"),
     Attack("fifo", pipe, r"r\.yaml"),
-    Attack("fifo-parent", piped_parent, r"r\.yaml.*names p"),
+    Attack("fifo-parent", piped_parent, r"r\.yaml.*name p, and there is no such file"),
     Attack("device", device, r"r\.yaml"),
     # the command line
     Attack("plus-plus", typed("++model.trust_remote_code=true"), r"a key has no \+"),
