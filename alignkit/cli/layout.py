@@ -72,9 +72,10 @@ def show_table(
         print("\n".join(columns([header, *rows], right=right)))
         return
     from rich import box
-    from alignkit.console.tables import PlainConsole
     from rich.table import Table
     from rich.text import Text
+
+    from alignkit.console.tables import PlainConsole
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column, name in enumerate(header):

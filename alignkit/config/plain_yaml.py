@@ -111,7 +111,9 @@ def _too_deep(text: str) -> int | None:
 
 
 def _deep(where: str, line: int) -> RequestError:
-    return _refuse(f"{where} line {line}", f"is nested more than {DEEPEST} deep", "Recipes hold `section: {key: value}`.")
+    return _refuse(
+        f"{where} line {line}", f"is nested more than {DEEPEST} deep", "Recipes hold `section: {key: value}`."
+    )
 
 
 def _line(where: str, event: Any) -> str:

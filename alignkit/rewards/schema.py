@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from alignkit.console.bounds import found
+
 Schema: TypeAlias = "dict[str, Any] | bool"
 
 TYPES: dict[str, Callable[[Any], bool]] = {
@@ -152,7 +154,7 @@ def _pattern_properties(validator: Validator, argument: Any, value: Any, schema:
         validator._fits(inner, item)
         for pattern, inner in argument.items()
         for name, item in value.items()
-        if re.search(pattern, name)
+        if found(re.compile(pattern), name)
     )
 
 
@@ -160,7 +162,7 @@ def _additional(validator: Validator, argument: Any, value: Any, schema: dict[st
     if not isinstance(value, dict):
         return True
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    others = [name for name in value if name not in known and not any(re.search(one, name) for one in patterns)]
+    others = [name for name in value if name not in known and not any(found(re.compile(one), name) for one in patterns)]
     return all(validator._fits(argument, value[name]) for name in others)
 
 
@@ -213,7 +215,7 @@ CHECKS: dict[str, Check] = {
     "uniqueItems": _of("array", _unique),
     "minLength": _of("string", lambda value, least: len(value) >= least),
     "maxLength": _of("string", lambda value, most: len(value) <= most),
-    "pattern": _of("string", lambda value, pattern: re.search(pattern, value) is not None),
+    "pattern": _of("string", lambda value, pattern: found(re.compile(pattern), value)),
     "minimum": _of("number", lambda value, least: value >= least),
     "maximum": _of("number", lambda value, most: value <= most),
     "exclusiveMinimum": _of("number", lambda value, least: value > least),

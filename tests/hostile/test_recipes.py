@@ -37,7 +37,9 @@ def typed(*words: str):  # type: ignore[no-untyped-def]
     """Overrides that somebody pasted from the internet."""
 
     def lay(ground: Ground) -> list[str]:
-        filled = [word.replace("@SECRET", str(ground.secret)).replace("@OUTSIDE", str(ground.outside)) for word in words]
+        filled = [
+            word.replace("@SECRET", str(ground.secret)).replace("@OUTSIDE", str(ground.outside)) for word in words
+        ]
         return ["train", "recipe=lora", *ground.sound(), *filled]
 
     return lay
@@ -160,7 +162,9 @@ ATTACKS = [
     Attack("hydra-job", recipe("hydra: {job: {env_set: {PYTHONSTARTUP: x}}}\n"), r"hydra .*is not a key of a recipe"),
     Attack("hydra-callbacks", recipe("hydra: {callbacks: {a: {_target_: os.system}}}\n"), r"hydra .*is not a key"),
     Attack("searchpath", recipe("hydra: {searchpath: ['pkg://@PLANTED']}\n"), r"hydra .*is not a key"),
-    Attack("searchpath-typed", typed("hydra.searchpath=[pkg://planted_by_a_stranger]"), rf"hydra\.searchpath.*{NO_KEY}"),
+    Attack(
+        "searchpath-typed", typed("hydra.searchpath=[pkg://planted_by_a_stranger]"), rf"hydra\.searchpath.*{NO_KEY}"
+    ),
     Attack("hydra-launcher", recipe("", top="defaults: [lora, {override hydra/launcher: x}, _self_]\n"), "of hydra"),
     Attack("hydra-at", recipe("", top="defaults: [lora, {/hydra/launcher@x: basic}, _self_]\n"), "hydra"),
     # defaults that leave the folder
@@ -170,7 +174,9 @@ ATTACKS = [
     Attack("default-group-outside", group_outside, r"defaults.*in/r\.yaml.*leaves its folder"),
     Attack("default-link-out", group_file_leads_out, r"adapter/mine\.yaml.*link that leads out"),
     Attack("choice-outside", choice_outside, r"adapter.*outside/evil"),
-    Attack("default-interpolated", recipe("", top="defaults: [lora, {adapter: '${oc.env:HF_TOKEN}'}]\n"), r"may not hold"),
+    Attack(
+        "default-interpolated", recipe("", top="defaults: [lora, {adapter: '${oc.env:HF_TOKEN}'}]\n"), r"may not hold"
+    ),
     Attack("default-itself", recipe("", top="defaults: [r, _self_]\n"), r"r\.yaml"),
     # resolvers
     Attack("env", recipe("data: {split: 'x-${oc.env:HF_TOKEN}'}\n"), r"data\.split .*HF_TOKEN"),
