@@ -32,21 +32,21 @@ class _LateError(BaseException):
 
 
 @contextmanager
-def bounded(seconds: float, memory: int | None = None) -> Iterator[None]:
-    """Raises TooMuchError where the body takes more wall time, or grows the process by more than ``memory`` bytes.
+def bounded(seconds: float | None, memory: int | None = None) -> Iterator[None]:
+    """Raises TooMuchError where the body takes more wall time (None: as much as it wants), or grows the process by more than ``memory`` bytes.
 
     The time is watched in the main thread only (signals arrive nowhere else), the memory on Linux only. May be nested;
     an alarm that ran before goes on afterwards.
     """
     late = _LateError()
-    watched = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    watched = seconds is not None and threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
 
     def ring(number: int, frame: Any) -> None:
         raise late
 
     began = time.monotonic()
     handler = signal.signal(signal.SIGALRM, ring) if watched else None
-    before = signal.setitimer(signal.ITIMER_REAL, seconds) if watched else (0.0, 0.0)
+    before = signal.setitimer(signal.ITIMER_REAL, seconds or 0.0) if watched else (0.0, 0.0)
     try:
         with _room(memory):
             yield

@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from alignkit.config.links import leads_out
 from alignkit.errors import Fault, RequestError
-from alignkit.tensors.index import leads_out
 
 LARGEST = 200_000_000
 """Bytes: an index of the largest models has some ten million."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from alignkit.config.links import leads_out
 from alignkit.console.bounds import TooMuchError, bounded
 from alignkit.errors import Fault
-from alignkit.tensors.index import leads_out
 
 ELSEWHERE = "Such a model is not read; get it from a source you trust."
 _SIZES = re.compile(
