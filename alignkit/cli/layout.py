@@ -75,7 +75,7 @@ def show_table(
     from rich.table import Table
     from rich.text import Text
 
-    from alignkit.console.tables import PlainConsole
+    from alignkit.console.tables import plain_console
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column, name in enumerate(header):
@@ -83,4 +83,4 @@ def show_table(
         table.add_column(name, no_wrap=column not in wrap, overflow="fold", justify=justify)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    PlainConsole(highlight=False).print(table)
+    plain_console().print(table)

@@ -110,17 +110,17 @@ def table(renderable: RenderableType) -> None:
 
 def console(**options: Any) -> Console:
     """A rich console on stderr, for progress bars and tables."""
-    from alignkit.console.tables import PlainConsole
+    from alignkit.console.tables import plain_console
 
-    return PlainConsole(file=sys.stderr, width=width(), highlight=False, **options)
+    return plain_console(file=sys.stderr, width=width(), **options)
 
 
 def as_text(renderable: RenderableType, columns: int = 100) -> str:
     """`renderable` as plain text, without colour."""
     from io import StringIO
 
-    from alignkit.console.tables import PlainConsole
+    from alignkit.console.tables import plain_console
 
     out = StringIO()
-    PlainConsole(file=out, width=columns, no_color=True, highlight=False).print(renderable)
+    plain_console(file=out, width=columns, no_color=True).print(renderable)
     return out.getvalue().rstrip("\n")

@@ -53,9 +53,17 @@ class Validator:
     def __init__(self, schema: Schema) -> None:
         """Raises ValueError with a sentence for a schema that is none, or says what is not understood here."""
         self.root = schema
-        problem = next(self._problems(schema, "#"), None)
+        try:
+            problem = next(self._problems(schema, "#"), None)
+        except RecursionError:
+            problem = "is nested too deeply"
         if problem is not None:
             raise ValueError(problem)
+        try:
+            for value in (None, True, 0, "", [], {}):
+                self.fits(value)
+        except RecursionError:
+            raise ValueError("goes in circles: a $ref leads back to itself with no value in between") from None
 
     def fits(self, value: Any) -> bool:
         """Whether a value, as `json.loads` gives it, fits. Raises RecursionError where the schema goes in circles."""

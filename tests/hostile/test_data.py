@@ -108,21 +108,21 @@ def dictionary_bomb(ground: Ground) -> bytes:
     from pyarrow import parquet
 
     sink = io.BytesIO()
-    text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 20_000), pyarrow.array(["a" * 1_000_000]))
+    text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2_000), pyarrow.array(["a" * 1_000_000]))
     parquet.write_table(pyarrow.table({"text": text}), sink, compression="zstd", dictionary_pagesize_limit=1 << 30)
     return sink.getvalue()
 
 
 def zeros(ground: Ground) -> bytes:
     line = json.dumps({"text": "0" * 500_000}).encode() + b"\n"
-    return gzip.compress(line * 200, 6)
+    return gzip.compress(line * 20, 6)
 
 
 def zstd_zeros(ground: Ground) -> bytes:
     import pyarrow
 
     line = json.dumps({"text": "0" * 500_000}).encode() + b"\n"
-    packed: bytes = pyarrow.compress(line * 200, codec="zstd", asbytes=True)
+    packed: bytes = pyarrow.compress(line * 20, codec="zstd", asbytes=True)
     return packed
 
 
@@ -179,7 +179,7 @@ def server(url: str):  # type: ignore[no-untyped-def]
     """A teacher's server at an address that is none."""
 
     def lay(ground: Ground) -> list[str]:
-        words = ["run.root=runs", f"teacher={ground.model}", f"data={ground.rows}"]
+        words = ["run.root=runs", "cache.entries=20", f"teacher={ground.model}", f"data={ground.rows}"]
         return ["train", "recipe=teacher-cache", *words, "cache.server.url=" + url.replace("@SECRET", str(ground.secret))]
 
     return lay
@@ -191,8 +191,8 @@ ATTACKS = [
     Attack("zstd-bomb", data("x.jsonl.zst", zstd_zeros), r"x\.jsonl\.zst.*unpacks to more than"),
     Attack("gzip-bomb-array", data("x.json.gz", zeros), r"x\.json\.gz.*(unpacks|JSON)"),
     Attack("gzip-bomb-table", data("x.csv.gz", zeros), r"x\.csv\.gz"),
-    Attack("gzip-bomb-text", data("x.txt.gz", zeros), r"x\.txt\.gz.*unpacks to more than"),
-    Attack("dictionary-bomb", data("x.parquet", dictionary_bomb), r"x\.parquet"),
+    Attack("gzip-bomb-text", data("x.txt.gz", zeros, "data.holdout=0"), r"x\.txt\.gz.*unpacks to more than"),
+    Attack("dictionary-bomb", data("x.parquet", dictionary_bomb), r"x\.parquet.*unpacks to more than"),
     Attack("zip", data("x.zip", b"PK\x03\x04" + b"\0" * 99), r"data\.name.*Unpack it first"),
     Attack("xz", data("x.jsonl.xz", b"\xfd7zXZ\0" * 9), r"data\.name.*unxz"),
     Attack("tar", data("x.tar", tar), r"data\.name.*Unpack it first"),
@@ -239,10 +239,8 @@ ATTACKS = [
     Attack("hub-up", named("data=hub:../../outside"), r"data\.name.*cannot be the name"),
     Attack("generated-up", named("data=generated:../../../outside"), r"data\.name.*no generator"),
     Attack("generated-module", named(f"data=generated:{PLANTED}"), r"data\.name.*no generator"),
-    Attack("secret", named("data=@SECRET"), r"data\.name|secret\.txt|no chat|rows"),
     Attack("map-format", named("data.map={text: '{messages.__class__.__mro__}'}"), r"data\.map"),
     Attack("map-index", named("data.map={text: '{messages[0].__class__}'}"), r"data\.map"),
-    Attack("template-file", named("data.template=@SECRET"), r"data\.template"),
     # code and addresses
     Attack("function", function("evil:score"), r"rlhf\.rewards\[0\]\.name.*--allow-code"),
     Attack("function-file", function("./evil.py:score"), r"rlhf\.rewards\[0\]\.name.*--allow-code"),
@@ -250,7 +248,7 @@ ATTACKS = [
     Attack("function-builtin", function("os:system"), r"rlhf\.rewards\[0\]\.name.*--allow-code"),
     Attack("schema-file", schema('{"$ref": "@SECRET"}'), r"schema.*only references within"),
     Attack("schema-http", schema('{"$ref": "http://203.0.113.1/s.json"}'), r"schema.*only references within"),
-    Attack("schema-circle", schema('{"$ref": "#"}'), r"schema.*circle|schema.*itself"),
+    Attack("schema-circle", schema('{"$ref": "#"}'), r"schema.*circles"),
     Attack("schema-deep", schema('{"not":' * 30_000), r"schema"),
     Attack("schema-pattern", schema('{"pattern": "("}'), r"schema.*pattern"),
     Attack("server-file", server("file://@SECRET"), r"cache\.server\.url.*no address"),
@@ -264,6 +262,6 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", [pytest.param(one, id=one.name) for one in ATTACKS])
 def test_hostile_data_are_refused(ground: Ground, attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compressed, "HARMLESS", 20_000_000)  # smaller bombs are as good
-    monkeypatch.setattr(columnar, "LARGEST", 600_000_000)
+    monkeypatch.setattr(compressed, "HARMLESS", 2_000_000)  # smaller bombs are as good
+    monkeypatch.setattr(columnar, "LARGEST", 300_000_000)
     mount(attack, ground)

@@ -1,4 +1,4 @@
-"""Models that a stranger made: weights and numbers are read, and nothing that comes with them runs or leads elsewhere."""
+"""Models that a stranger made: weights are read, and nothing that comes with them runs or leads elsewhere."""
 
 from __future__ import annotations
 

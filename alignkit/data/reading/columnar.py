@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.console.bounds import TooMuchError, bounded
+from alignkit.data.reading.compressed import RATIO, most_unpacked
 from alignkit.data.reading.faults import unreadable
 from alignkit.data.rows import Row, Unreadable
 
@@ -36,6 +37,7 @@ def batches(path: Path, block: int) -> Iterator[Any]:
     A text of a dictionary may stand in every row, so that a small file holds batches that no memory does.
     """
     found = _batches(path, block)
+    given, limit_of_all = 0, most_unpacked(path.stat().st_size)
     while True:
         try:
             with bounded(None, LARGEST):
@@ -44,6 +46,9 @@ def batches(path: Path, block: int) -> Iterator[Any]:
             raise BrokenFile(f"a part of it {limit}") from None
         if batch is None:
             return
+        given += batch.nbytes
+        if given > limit_of_all:
+            raise BrokenFile(f"it unpacks to more than {RATIO} times its size, as a bomb does")
         yield batch
 
 

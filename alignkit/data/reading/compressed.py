@@ -32,6 +32,11 @@ def plain_suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix in COMPRESSIONS else suffix
 
 
+def most_unpacked(size: int) -> int:
+    """Bytes beyond which a packed file of so many bytes is taken for a bomb."""
+    return max(HARMLESS, RATIO * size)
+
+
 def is_compressed(path: Path) -> bool:
     return path.suffix.lower() in COMPRESSIONS
 
@@ -89,7 +94,7 @@ class _Unpacked(io.RawIOBase):
             )
             raise Damaged(what) from error
         self._given += len(data)
-        if self._given > max(HARMLESS, RATIO * self._packed):
+        if self._given > most_unpacked(self._packed):
             what = f"unpacks to more than {RATIO} times its size ({self._given / 1e6:,.0f} MB so far), as a bomb does"
             instead = "Unpack it yourself, if it is what it should be, and give the plain file."
             raise RequestError(Fault(where=str(self._path), what=what, instead=instead))
