@@ -39,7 +39,9 @@ def bounded(seconds: float | None, memory: int | None = None) -> Iterator[None]:
     an alarm that ran before goes on afterwards.
     """
     late = _LateError()
-    watched = seconds is not None and threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    watched = (
+        seconds is not None and threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    )
 
     def ring(number: int, frame: Any) -> None:
         raise late

@@ -19,6 +19,8 @@ from alignkit.models.locating import Source, locate
 from alignkit.models.untrusted import adapter_faults, file_faults, header_faults, hub_kernel, size_faults
 from alignkit.tensors.index import stays_inside
 
+REVISION = re.compile(r"[\w./-]{1,200}")
+"""What git takes for the name of a commit, and no address: an address may hold a password, and is kept with a run."""
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
 IN_LAYER_INITS = ("pissa", "olora", "loftq")
@@ -38,6 +40,10 @@ def check(
     `model.name` empty: only the combinations are looked at. `max_length`: the longest row that is to be fed in.
     """
     faults = list(combination_faults(section, quantization or Quantization(), adapter or Adapter()))
+    if section.revision is not None and not REVISION.fullmatch(section.revision):
+        faults.append(
+            Fault(where="model.revision", what="is no branch, tag or commit", instead="Write one, such as main.")
+        )
     if section.name or section.installed_file:
         faults += _source_faults(section, max_length)
     return [under(where, fault) for fault in faults]

@@ -66,8 +66,12 @@ def damage(checkpoint: Path) -> str | None:
         return f"{DIGESTS} is missing"
     except (OSError, ValueError):
         return f"{DIGESTS} cannot be read"
+    if not isinstance(digests, dict):
+        return f"{DIGESTS} cannot be read"
     for name, expected in digests.items():
         file = checkpoint / name
+        if not file.resolve().is_relative_to(checkpoint.resolve()):
+            return f"{DIGESTS} names {name}, which lies elsewhere"
         if not file.is_file():
             return f"{name} is missing"
         if file_digest(file, cached=False) != expected:

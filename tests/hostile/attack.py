@@ -103,6 +103,7 @@ class Attack:
     code: int = 2
     never: tuple[str, ...] = field(default=())
     """Further texts that may not appear."""
+    megabytes: int = MEGABYTES
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def mount(attack: Attack, ground: Ground) -> Told:
     assert "did not expect" not in told.err, shown
     assert told.code == attack.code, shown
     assert re.search(attack.says, told.err, re.DOTALL), shown
-    assert grown < MEGABYTES, shown
+    assert grown < attack.megabytes, shown
     for text in (SECRET, "\x1b]", "\x1b[2J", "\u202e", *attack.never):
         assert text not in told.err + told.out, shown
     assert not told.out or told.code == 0, shown

@@ -7,7 +7,6 @@ import json
 import os
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +32,9 @@ def named(*words: str, run: str = "lora"):  # type: ignore[no-untyped-def]
     """Words that a stranger's recipe or page has a person type."""
 
     def lay(ground: Ground) -> list[str]:
-        filled = [word.replace("@SECRET", str(ground.secret)).replace("@OUTSIDE", str(ground.outside)) for word in words]
+        filled = [
+            word.replace("@SECRET", str(ground.secret)).replace("@OUTSIDE", str(ground.outside)) for word in words
+        ]
         return ["train", f"recipe={run}", *ground.sound(), *filled]
 
     return lay
@@ -110,6 +111,8 @@ def dictionary_bomb(ground: Ground) -> bytes:
     sink = io.BytesIO()
     text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2_000), pyarrow.array(["a" * 1_000_000]))
     parquet.write_table(pyarrow.table({"text": text}), sink, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    del text
+    pyarrow.default_memory_pool().release_unused()  # what the bomb was made with is no room to read it in
     return sink.getvalue()
 
 
@@ -180,7 +183,12 @@ def server(url: str):  # type: ignore[no-untyped-def]
 
     def lay(ground: Ground) -> list[str]:
         words = ["run.root=runs", "cache.entries=20", f"teacher={ground.model}", f"data={ground.rows}"]
-        return ["train", "recipe=teacher-cache", *words, "cache.server.url=" + url.replace("@SECRET", str(ground.secret))]
+        return [
+            "train",
+            "recipe=teacher-cache",
+            *words,
+            "cache.server.url=" + url.replace("@SECRET", str(ground.secret)),
+        ]
 
     return lay
 
@@ -192,7 +200,7 @@ ATTACKS = [
     Attack("gzip-bomb-array", data("x.json.gz", zeros), r"x\.json\.gz.*(unpacks|JSON)"),
     Attack("gzip-bomb-table", data("x.csv.gz", zeros), r"x\.csv\.gz"),
     Attack("gzip-bomb-text", data("x.txt.gz", zeros, "data.holdout=0"), r"x\.txt\.gz.*unpacks to more than"),
-    Attack("dictionary-bomb", data("x.parquet", dictionary_bomb), r"x\.parquet.*unpacks to more than"),
+    Attack("dictionary-bomb", data("x.parquet", dictionary_bomb), r"x\.parquet.*(unpacks|GB)", megabytes=2500),
     Attack("zip", data("x.zip", b"PK\x03\x04" + b"\0" * 99), r"data\.name.*Unpack it first"),
     Attack("xz", data("x.jsonl.xz", b"\xfd7zXZ\0" * 9), r"data\.name.*unxz"),
     Attack("tar", data("x.tar", tar), r"data\.name.*Unpack it first"),
@@ -206,7 +214,11 @@ ATTACKS = [
     Attack("pickle-as-json", data("x.jsonl", Ground.pickle), r"x\.jsonl"),
     Attack("pickle", data("x.pkl", Ground.pickle), r"data\.name.*not read here"),
     # JSON
-    Attack("json-deep", data("x.jsonl", '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n"), rf"{WHERE}.*nested too deeply"),
+    Attack(
+        "json-deep",
+        data("x.jsonl", '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n"),
+        rf"{WHERE}.*nested too deeply",
+    ),
     Attack("json-deep-array", data("x.json", "[" * 100_000), r"x\.json line 1.*nested too deeply"),
     Attack("json-nan", data("x.jsonl", '{"text": NaN}\n'), rf"{WHERE}.*NaN"),
     Attack("json-infinite", data("x.jsonl", '{"prompt": "a", "answer": 1e999999}\n', run="sft"), r"x\.jsonl"),
@@ -253,7 +265,9 @@ ATTACKS = [
     Attack("schema-pattern", schema('{"pattern": "("}'), r"schema.*pattern"),
     Attack("server-file", server("file://@SECRET"), r"cache\.server\.url.*no address"),
     Attack("server-gopher", server("gopher://203.0.113.1/"), r"cache\.server\.url.*no address"),
-    Attack("server-password", server("http://u:hunter2-never-to-be-seen@203.0.113.1/v1"), r"cache\.server\.url.*password"),
+    Attack(
+        "server-password", server("http://u:hunter2-never-to-be-seen@203.0.113.1/v1"), r"cache\.server\.url.*password"
+    ),
     Attack("server-token", server("http://203.0.113.1/v1?token=hunter2-never-to-be-seen"), r"cache\.server\.url.*\?"),
     Attack("tracker", named("report_to=[wandb]"), r"report_to.*not installed"),
     Attack("targets-redos", named("adapter.targets=" + "(.*.*)*.*.*.*x" * 3), r"adapter\.targets.*took more than"),
