@@ -101,9 +101,9 @@ def _console() -> Any:
     """A rich console on stdout, or None where nothing is coloured: in a pipe, or with NO_COLOR."""
     if not sys.stdout.isatty():
         return None
-    from rich.console import Console
+    from alignkit.console.tables import plain_console
 
-    console = Console(highlight=False)
+    console = plain_console()
     return console if console.color_system is not None and not console.no_color else None
 
 

@@ -160,10 +160,10 @@ def _show(found: dict[str, Scored], recipe: RewardEvalRecipe, as_json: bool) -> 
             log.table(table)
         print(json.dumps(_plain(found, recipe), ensure_ascii=False))
     elif sys.stdout.isatty():
-        from rich.console import Console
+        from alignkit.console.tables import plain_console
 
         for table in tables:
-            Console(highlight=False).print(table)
+            plain_console().print(table)
     else:
         for table in tables:
             print(log.as_text(table))

@@ -85,8 +85,8 @@ def _show(before: LongScores | None, after: LongScores, recipe: LongContextEvalR
             found |= {"reference": recipe.reference.name, "before": before.as_dict()}
         print(json.dumps({**found, **after.as_dict()}, ensure_ascii=False))
     elif sys.stdout.isatty():
-        from rich.console import Console
+        from alignkit.console.tables import plain_console
 
-        Console(highlight=False).print(table)
+        plain_console().print(table)
     else:
         print(log.as_text(table))

@@ -72,9 +72,10 @@ def show_table(
         print("\n".join(columns([header, *rows], right=right)))
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from alignkit.console.tables import plain_console
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column, name in enumerate(header):
@@ -82,4 +83,4 @@ def show_table(
         table.add_column(name, no_wrap=column not in wrap, overflow="fold", justify=justify)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    plain_console().print(table)

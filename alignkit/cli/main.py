@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from alignkit import ranks
+from alignkit.console.plain import printable
 from alignkit.errors import AlignkitError, RequestError
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -149,7 +150,7 @@ def _tell(text: str, error: BaseException | None, words: Sequence[str]) -> None:
     if not ranks.is_first():
         text = f"process {ranks.rank()}: {text}"
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def _wants_traceback(words: Sequence[str]) -> bool:

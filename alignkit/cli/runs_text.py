@@ -104,9 +104,9 @@ def show_tree(node: Node) -> None:
     if not sys.stdout.isatty():
         print("\n".join(_indented(node, 0)))
         return
-    from rich.console import Console
+    from alignkit.console.tables import plain_console
 
-    Console(highlight=False).print(_tree(node, None))
+    plain_console().print(_tree(node, None))
 
 
 def _tree(node: Node, above: Tree | None) -> Tree:

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from alignkit.config import search
+from alignkit.config.plain_yaml import check_size, read_text
 from alignkit.config.safety import file_faults
 from alignkit.config.search import Found
 from alignkit.errors import Fault, RequestError
@@ -110,12 +111,16 @@ def merge(found: Found, chosen: Mapping[str, str | None], named: Collection[str]
 
 def read_yaml(file: Path, label: str) -> dict[str, Any]:
     """One file as plain containers; RequestError names the line that cannot be read."""
+    from io import StringIO
+
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import GrammarParseError
 
+    text = read_text(file, label)
+    check_size(text, label)
     try:
-        loaded = OmegaConf.load(file)
+        loaded = OmegaConf.load(StringIO(text))
         tree = OmegaConf.to_container(loaded, resolve=False)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -126,8 +131,9 @@ def read_yaml(file: Path, label: str) -> dict[str, Any]:
         raise RequestError(
             Fault(where=label, what="holds a ${…} that cannot be read", instead="Write ${section.key}.")
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RequestError(Fault(where=label, what=f"cannot be read ({error})")) from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(Fault(where=label, what=f"cannot be read ({reason})", instead="Mend the YAML.")) from error
     if not isinstance(tree, dict):
         raise RequestError(Fault(where=label, what="must hold `key: value` lines", instead="A recipe is a mapping."))
     return {str(key): value for key, value in tree.items()}
@@ -234,6 +240,14 @@ def _vet(found: Found, chosen: Mapping[str, str | None]) -> dict[str, dict[str, 
         located = search.locate(config, found.search)
         if config in read or located is None:
             continue
+        if not search.within(located[0], found.search):
+            raise RequestError(
+                Fault(
+                    where=located[1],
+                    what="is a link that leads out of its folder",
+                    instead="Copy the file there, or give its own folder with --recipes.",
+                )
+            )
         values = read[config] = read_yaml(*located)
         faults = file_faults(values, located[1])
         if faults:

@@ -26,6 +26,15 @@ def file_faults(values: dict[str, Any], label: str) -> list[Fault]:
         faults.append(Fault(where=f"defaults (from {label})", what="may not hold ${…}", instead="Write the names."))
     if any(name.split()[-1:] and name.split()[-1].split("/")[0] == "hydra" for name in _named(values.get("defaults"))):
         faults.append(Fault(where=f"defaults (from {label})", what="may not name anything of hydra"))
+    faults += [
+        Fault(
+            where=f"defaults (from {label})",
+            what=f"name {name}, which leaves its folder",
+            instead="Name recipes and groups in it, or give another folder with --recipes.",
+        )
+        for name in (*_named(values.get("defaults")), *_chosen(values.get("defaults")))
+        if _leaves(name)
+    ]
     return faults
 
 
@@ -33,6 +42,23 @@ def _named(defaults: Any) -> Iterator[str]:
     """Recipes and groups that a defaults list names."""
     for entry in defaults if isinstance(defaults, list) else ():
         yield from (str(group) for group in entry) if isinstance(entry, dict) else (str(entry),)
+
+
+def _chosen(defaults: Any) -> Iterator[str]:
+    """The choices of the groups that a defaults list names."""
+    for entry in defaults if isinstance(defaults, list) else ():
+        for choice in entry.values() if isinstance(entry, dict) else ():
+            yield from (str(one) for one in choice) if isinstance(choice, list) else (str(choice),)
+
+
+def _leaves(name: str) -> bool:
+    """Whether a name in a defaults list could lead out of the folders of recipes: `../x`, `//tmp/x`, `file://x`.
+
+    One slash at the beginning is Hydra's for the top of these folders; the rest must be a path below it that is there,
+    which an absolute path of the system is not (`/tmp/x` is looked for as `tmp/x`).
+    """
+    steps = name.split()[-1].partition("@")[0].split("/") if name.split() else []
+    return ".." in steps or "" in steps[1:] or "~" in steps or "\\" in name or "://" in name
 
 
 def forbidden_keys(tree: Any, prefix: str = "") -> Iterator[str]:

@@ -137,8 +137,14 @@ def locate(config: str, search: Sequence[Directory]) -> tuple[Path, str] | None:
     return None
 
 
+def within(file: Path, search: Sequence[Directory]) -> bool:
+    """Whether a file lies in one of the directories, wherever links lead."""
+    place = file.resolve()
+    return any(place.is_relative_to(directory.path) for directory in search)
+
+
 def _yaml_files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.yaml")) if directory.is_dir() else []
+    return sorted(file for file in directory.glob("*.yaml") if file.is_file()) if directory.is_dir() else []
 
 
 def _once(directories: Sequence[Directory]) -> tuple[Directory, ...]:

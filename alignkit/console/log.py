@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from alignkit.console.plain import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -62,14 +64,14 @@ def _record(text: str) -> None:
     if _log_file is not None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         for line in text.splitlines() or [""]:
-            _log_file.write(f"{stamp}  {line.rstrip()}\n")
+            _log_file.write(f"{stamp}  {printable(line.rstrip())}\n")
         _log_file.flush()
 
 
 def _write(text: str) -> None:
     # A reader that went away (`… 2>&1 | head`) must not end a night's training.
     with suppress(BrokenPipeError, OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:
@@ -109,17 +111,17 @@ def table(renderable: RenderableType) -> None:
 
 def console(**options: Any) -> Console:
     """A rich console on stderr, for progress bars and tables."""
-    from rich.console import Console
+    from alignkit.console.tables import plain_console
 
-    return Console(file=sys.stderr, width=width(), highlight=False, **options)
+    return plain_console(file=sys.stderr, width=width(), **options)
 
 
 def as_text(renderable: RenderableType, columns: int = 100) -> str:
     """`renderable` as plain text, without colour."""
     from io import StringIO
 
-    from rich.console import Console
+    from alignkit.console.tables import plain_console
 
     out = StringIO()
-    Console(file=out, width=columns, no_color=True, highlight=False).print(renderable)
+    plain_console(file=out, width=columns, no_color=True).print(renderable)
     return out.getvalue().rstrip("\n")

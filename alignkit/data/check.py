@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -15,6 +16,8 @@ from alignkit.data.reading.readers import beginning, shows_all
 from alignkit.data.rows import Kind, Row, Unreadable
 from alignkit.errors import Fault, RequestError
 
+REVISION = re.compile(r"[\w./-]{1,200}")
+"""What git takes for the name of a commit, and no address: an address may hold a password, and is kept with a run."""
 LIMIT = 1_000_000
 """Bytes read of each file."""
 FAULTS_PER_FILE = 5
@@ -32,6 +35,10 @@ def check(section: Data, *, where: str = "data", wants: Kind | None = "demonstra
 
         found = template_fault(section.template)
         faults += [Fault(where=f"{where}.template", what=found.what, instead=found.instead)] if found else []
+    for key, revision in (("revision", section.revision), *_revisions(section)):
+        if revision is not None and not REVISION.fullmatch(revision):
+            what = "is no branch, tag or commit"
+            faults.append(Fault(where=f"{where}.{key}", what=what, instead="Write one, such as main."))
     walks = []
     for number, source in enumerate(section.parts()):
         key = f"{where}.sources[{number}].name" if section.sources else f"{where}.name"
@@ -45,6 +52,10 @@ def check(section: Data, *, where: str = "data", wants: Kind | None = "demonstra
     elif not faults and not any(walk.unseen for walk in walks):
         faults += _holdout_faults(section, where, walks)
     return faults
+
+
+def _revisions(section: Data) -> Iterator[tuple[str, str | None]]:
+    return ((f"sources[{number}].revision", source.revision) for number, source in enumerate(section.sources))
 
 
 def cannot_split(where: str, found: Converter) -> Fault:

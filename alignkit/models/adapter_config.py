@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from alignkit.config.sections import Adapter
+from alignkit.console.bounds import PATTERN_SECONDS, TooMuchError, bounded
 from alignkit.errors import Fault, RequestError
 
 _INITS: dict[str, Any] = {"gaussian": "gaussian", "eva": "eva"}
@@ -80,11 +81,20 @@ def _targets(model: nn.Module, section: Adapter) -> str | list[str]:
     wanted = section.targets
     if isinstance(wanted, str) and wanted != "all-linear":
         try:
-            chosen = [name for name in names if re.fullmatch(wanted, name)]
+            with bounded(PATTERN_SECONDS + 0.01 * len(names)):
+                chosen = [name for name in names if re.fullmatch(wanted, name)]
         except re.error as error:
             raise RequestError(
                 Fault(where="adapter.targets", what=f"{wanted!r} is no regular expression ({error})")
             ) from error
+        except TooMuchError as limit:
+            raise RequestError(
+                Fault(
+                    where="adapter.targets",
+                    what=f"{wanted!r} {limit} on the names of the model's modules",
+                    instead="Write it without repetitions in repetitions, or list the names.",
+                )
+            ) from None
         _require(chosen, wanted, linear)
     elif wanted == "all-linear":
         chosen = linear

@@ -143,7 +143,13 @@ def add_saved_adapter(model: Any, source: Source) -> Any:
 
     assert source.path is not None
     require_same_base(source)
-    config = PeftConfig.from_pretrained(str(source.path))
+    try:
+        config = PeftConfig.from_pretrained(str(source.path))
+    except Exception as error:  # what a stranger wrote there brings out errors of any kind
+        what = f"{source.path}/adapter_config.json cannot be read by PEFT ({type(error).__name__}: {error})"
+        raise RequestError(
+            Fault(where="model.name", what=what, instead="Save or download the adapter again.")
+        ) from error
     if not isinstance(config, LoraConfig):
         raise RequestError(
             Fault(
@@ -157,11 +163,14 @@ def add_saved_adapter(model: Any, source: Source) -> Any:
     name = "parent" if not hasattr(model, "peft_config") else f"parent{len(model.peft_config) + 1}"
     state = _read_state(source.path)
     put_tokens(model, source, config, state)
-    with torch.random.fork_rng(devices=[]):
-        if hasattr(model, "peft_config"):
-            model.add_adapter(name, config)
-        else:
-            model = get_peft_model(model, config, adapter_name=name)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            if hasattr(model, "peft_config"):
+                model.add_adapter(name, config)
+            else:
+                model = get_peft_model(model, config, adapter_name=name)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _unfit(source, " ".join(str(error).split())[:300]) from error
     try:
         result = set_peft_model_state_dict(model, state, adapter_name=name)
     except (RuntimeError, KeyError) as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from alignkit.console.plain import printable
 from alignkit.models.gguf_header import NotGGUFError, read_values
 from alignkit.models.locating import Source
 
@@ -59,6 +61,38 @@ def _front_matter(path: Path) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
+def escaped(text: str) -> str:
+    """A name, or a line about data, as Markdown that shows it and does nothing else: one line, no markup of its own."""
+    return re.sub(r"([\\`*_\[\]|~#>])", r"\\\1", _no_markup(" ".join(printable(text).split())))
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code whose fence is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{printable(text).strip()}\n{fence}"
+
+
+def _no_markup(text: str) -> str:
+    """Text in which nothing is read as HTML."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+
+
+def _outside_fences(text: str) -> str:
+    """The same for Markdown, whose blocks of code stay as they are."""
+    lines, fence = [], ""
+    for line in text.split("\n"):
+        mark = re.match(r"`{3,}", line)
+        if mark and not fence:
+            fence = mark.group()
+        elif fence and line.strip() == fence:
+            fence = ""
+        elif not fence:
+            line = _no_markup(line)
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def write_card(directory: Path, card: Card) -> Path:
     """Write README.md into `directory`; returns its path."""
     metadata: dict[str, Any] = {}
@@ -73,8 +107,9 @@ def write_card(directory: Path, card: Card) -> Path:
         metadata["datasets"] = list(card.datasets)
     metadata["tags"] = list(dict.fromkeys(["alignkit", *card.tags]))
     header = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{header}---", f"# {card.title}", card.summary.strip()]
-    parts += [f"## {heading}\n\n{text.strip()}" for heading, text in card.sections]
+    title = _no_markup(" ".join(printable(card.title).split()))
+    parts = [f"---\n{header}---", f"# {title}", _no_markup(card.summary.strip())]
+    parts += [f"## {heading}\n\n{_outside_fences(text.strip())}" for heading, text in card.sections]
     path = Path(directory) / "README.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path

@@ -16,8 +16,11 @@ from alignkit.models.context import context_length
 from alignkit.models.gguf_header import NotGGUFError, read_values
 from alignkit.models.jsonfile import read_object
 from alignkit.models.locating import Source, locate
+from alignkit.models.untrusted import adapter_faults, file_faults, header_faults, hub_kernel, size_faults
 from alignkit.tensors.index import stays_inside
 
+REVISION = re.compile(r"[\w./-]{1,200}")
+"""What git takes for the name of a commit, and no address: an address may hold a password, and is kept with a run."""
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
 IN_LAYER_INITS = ("pissa", "olora", "loftq")
@@ -37,6 +40,10 @@ def check(
     `model.name` empty: only the combinations are looked at. `max_length`: the longest row that is to be fed in.
     """
     faults = list(combination_faults(section, quantization or Quantization(), adapter or Adapter()))
+    if section.revision is not None and not REVISION.fullmatch(section.revision):
+        faults.append(
+            Fault(where="model.revision", what="is no branch, tag or commit", instead="Write one, such as main.")
+        )
     if section.name or section.installed_file:
         faults += _source_faults(section, max_length)
     return [under(where, fault) for fault in faults]
@@ -176,8 +183,12 @@ def _gguf_faults(path: Path) -> list[Fault]:
 
 
 def _adapter_faults(path: Path) -> list[Fault]:
+    if faults := list(file_faults(path)):
+        return faults
     if (path / "adapter_model.safetensors").exists():
-        return []
+        config = read_object(path / "adapter_config.json", "model.name")
+        faults, shapes = header_faults(path, "adapter_model.safetensors")
+        return faults or list(adapter_faults(path / "adapter_config.json", config, shapes))
     return [
         Fault(
             where="model.name",
@@ -188,6 +199,8 @@ def _adapter_faults(path: Path) -> list[Fault]:
 
 
 def _directory_faults(path: Path, section: Model) -> list[Fault]:
+    if faults := list(file_faults(path)):
+        return faults  # nothing is read through a link
     config = read_object(path / "config.json", "model.name")
     faults = list(_code_faults(path, config, section))
     if (path / INDEX).exists():
@@ -206,7 +219,8 @@ def _directory_faults(path: Path, section: Model) -> list[Fault]:
             )
     if section.allow_pickle and (path / "pytorch_model.bin.index.json").exists():
         faults += _index_faults(path, "pytorch_model.bin.index.json")
-    return faults
+    bad, shapes = header_faults(path, "model.safetensors")
+    return [*faults, *(bad or size_faults(path / "config.json", config, shapes))]
 
 
 def _index_faults(path: Path, name: str = INDEX) -> list[Fault]:
@@ -233,6 +247,12 @@ def _index_faults(path: Path, name: str = INDEX) -> list[Fault]:
 
 def _code_faults(path: Path, config: dict[str, Any], section: Model) -> Iterator[Fault]:
     kind = config.get("model_type")
+    if not section.trust_remote_code and (kernel := hub_kernel(config)) is not None:
+        yield Fault(
+            where="model.trust_remote_code",
+            what=f"{path / 'config.json'} asks for the code of {kernel}, which transformers would fetch and run",
+            instead="Take it out of config.json, or write model.trust_remote_code=true if you trust it.",
+        )
     if section.trust_remote_code or not isinstance(kind, str) or _is_known(kind):
         return
     if config.get("auto_map"):

@@ -174,6 +174,8 @@ def _load_model(
     if seen is not None:
         compute = quantization.compute_dtype
         base_quantization = replace(seen, compute_dtype=seen.compute_dtype if compute == "auto" else compute)
+    if faults := weight_faults(source, section):
+        raise RequestError(faults)
     model = _load_model(section, base_quantization, source.parent, device, dtype, attention, rope)
     model = add_saved_adapter(model, source)
     if is_quantized(model) and quantization.kind != "none":
@@ -269,10 +271,12 @@ def readable(source: Source, what: str) -> Iterator[None]:
             yield
     except AlignkitError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HfHubHTTPError) as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            raise
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # files that somebody made wrong on purpose bring out errors of any kind
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+        if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError | HfHubHTTPError):
+            first = f"{type(error).__name__}: {first}"
         instead = "Check the files, or download the model again."
         if source.kind == "hub":
             offline = isinstance(error, LocalEntryNotFoundError) or "offline" in str(error).lower()

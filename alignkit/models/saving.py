@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from alignkit.models.cards import Card, license_of, write_card
+from alignkit.models.cards import Card, escaped, fenced, license_of, write_card
 from alignkit.models.placing import replace_directory
 from alignkit.models.quiet import quiet_library
 from alignkit.models.rope.applying import write_older_names
 
-__all__ = ["Card", "license_of", "save_model", "write_card"]
+__all__ = ["Card", "escaped", "fenced", "license_of", "save_model", "write_card"]
 
 
 def save_model(model: Any, tokenizer: Any, directory: Path) -> Path:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from alignkit.console.bounds import found
+
 Schema: TypeAlias = "dict[str, Any] | bool"
 
 TYPES: dict[str, Callable[[Any], bool]] = {
@@ -51,9 +53,18 @@ class Validator:
     def __init__(self, schema: Schema) -> None:
         """Raises ValueError with a sentence for a schema that is none, or says what is not understood here."""
         self.root = schema
-        problem = next(self._problems(schema, "#"), None)
+        try:
+            problem = next(self._problems(schema, "#"), None)
+        except RecursionError:
+            problem = "is nested too deeply"
         if problem is not None:
             raise ValueError(problem)
+        try:
+            shapes: tuple[Any, ...] = (None, True, 0, "", [], {})
+            for value in shapes:
+                self.fits(value)
+        except RecursionError:
+            raise ValueError("goes in circles: a $ref leads back to itself with no value in between") from None
 
     def fits(self, value: Any) -> bool:
         """Whether a value, as `json.loads` gives it, fits. Raises RecursionError where the schema goes in circles."""
@@ -152,7 +163,7 @@ def _pattern_properties(validator: Validator, argument: Any, value: Any, schema:
         validator._fits(inner, item)
         for pattern, inner in argument.items()
         for name, item in value.items()
-        if re.search(pattern, name)
+        if found(re.compile(pattern), name)
     )
 
 
@@ -160,7 +171,7 @@ def _additional(validator: Validator, argument: Any, value: Any, schema: dict[st
     if not isinstance(value, dict):
         return True
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    others = [name for name in value if name not in known and not any(re.search(one, name) for one in patterns)]
+    others = [name for name in value if name not in known and not any(found(re.compile(one), name) for one in patterns)]
     return all(validator._fits(argument, value[name]) for name in others)
 
 
@@ -213,7 +224,7 @@ CHECKS: dict[str, Check] = {
     "uniqueItems": _of("array", _unique),
     "minLength": _of("string", lambda value, least: len(value) >= least),
     "maxLength": _of("string", lambda value, most: len(value) <= most),
-    "pattern": _of("string", lambda value, pattern: re.search(pattern, value) is not None),
+    "pattern": _of("string", lambda value, pattern: found(re.compile(pattern), value)),
     "minimum": _of("number", lambda value, least: value >= least),
     "maximum": _of("number", lambda value, most: value <= most),
     "exclusiveMinimum": _of("number", lambda value, least: value > least),

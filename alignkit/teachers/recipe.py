@@ -72,6 +72,12 @@ def server_faults(server: Server, where: str) -> Iterator[Fault]:
             what="holds a password, which would be kept with the run",
             instead=f"Put the key into the environment variable {KEY_VARIABLE}.",
         )
+    elif parts.query or parts.fragment:
+        yield Fault(
+            where=f"{where}.url",
+            what="holds something after a ? or #, which would be kept with the run and is not sent",
+            instead=f"Write the address alone, and put a key into the environment variable {KEY_VARIABLE}.",
+        )
 
 
 def cache_directory(path: str) -> Path:

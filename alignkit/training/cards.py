@@ -11,7 +11,7 @@ from alignkit.config.recipe import GradientRecipe
 from alignkit.evaluation.report import metrics_markdown
 from alignkit.models.locating import Source, read_origin
 from alignkit.models.rope.carried import own_plan
-from alignkit.models.saving import Card, license_of, write_card
+from alignkit.models.saving import Card, escaped, fenced, license_of, write_card
 from alignkit.runs.directory import RunDirectory
 from alignkit.runs.versions import TOLD, package_versions
 from alignkit.training.results import find_adapter, wanted_save
@@ -29,7 +29,7 @@ def _card(recipe: GradientRecipe, run: RunDirectory, source: Source, metrics: di
     base = source
     while base.parent is not None:
         base = base.parent
-    called = base.hub_name or (base.path.name if base.path else "a local model")
+    called = escaped(base.hub_name or (base.path.name if base.path else "a local model"))
     how = {"none": "full fine-tuning", "lora": "LoRA", "dora": "DoRA"}[recipe.adapter.kind]
     training = metrics.get("training") or {}
     data = metrics.get("data") or {}
@@ -53,8 +53,8 @@ def _card(recipe: GradientRecipe, run: RunDirectory, source: Source, metrics: di
     sections += [
         ("New tokens", _new_tokens(run) if adapter else ""),
         ("A longer window", _longer_window(run) if adapter else ""),
-        ("Data", "\n".join(f"- {line}" for line in data.get("lines", [])) or "No report."),
-        ("Settings", f"```yaml\n{yaml.safe_dump(decisive(recipe), sort_keys=False).strip()}\n```"),
+        ("Data", "\n".join(f"- {escaped(line)}" for line in data.get("lines", [])) or "No report."),
+        ("Settings", fenced(yaml.safe_dump(decisive(recipe), sort_keys=False), "yaml")),
         ("Versions", ", ".join(f"{name} {versions[name]}" for name in TOLD if name in versions)),
     ]
     return Card(

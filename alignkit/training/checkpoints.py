@@ -106,7 +106,7 @@ def commit(staged: Path, directory: Path, sealing: Sealing | None = None) -> Pat
     """
     with sealing or Sealing(staged) as sealed:
         digests = sealed.digests()
-    write_json(staged / DIGESTS, {**digests, DIGESTS: _seal(digests)})
+    write_json(staged / DIGESTS, {**digests, DIGESTS: seal(digests)})
     fsync_directory(staged)
     final, aside = directory / staged.name, directory / f"{ASIDE}{staged.name}"
     if final.exists():
@@ -118,7 +118,7 @@ def commit(staged: Path, directory: Path, sealing: Sealing | None = None) -> Pat
     return final
 
 
-def _seal(digests: dict[str, str]) -> str:
+def seal(digests: dict[str, str]) -> str:
     """The digest of the list itself."""
     return bytes_digest(json.dumps(digests, sort_keys=True).encode())
 
@@ -131,11 +131,13 @@ def damage(checkpoint: Path) -> str | None:
         return f"{DIGESTS} is missing"
     except (OSError, ValueError):
         return f"{DIGESTS} cannot be read"
-    if not isinstance(digests, dict) or digests.pop(DIGESTS, None) != _seal(digests):
+    if not isinstance(digests, dict) or digests.pop(DIGESTS, None) != seal(digests):
         return f"{DIGESTS} is not what was written"
     found = []
     for name, expected in digests.items():
         file = checkpoint / name
+        if not file.resolve().is_relative_to(checkpoint.resolve()):
+            return f"{DIGESTS} names {name}, which lies elsewhere"
         if not file.is_file():
             found.append(f"{name} is missing")
         elif file_digest(file, cached=False) != expected:

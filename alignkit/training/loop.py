@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from alignkit import ranks
 from alignkit.config.recipe import GradientRecipe
 from alignkit.console import log
 from alignkit.data.batching import Collator, RowOrder
-from alignkit.errors import Interrupted
+from alignkit.errors import Interrupted, RunError
 from alignkit.models.loading import Loaded
 from alignkit.runs.directory import RunDirectory
 from alignkit.training import checkpoints
@@ -141,6 +142,12 @@ def train(
     stop.finishing_step = True
     try:
         trainer.run(start)
+    except pickle.UnpicklingError as error:  # torch reads nothing but tensors, whatever the digests say
+        raise RunError(
+            f"{start} holds something else than tensors, which could run code when it is opened, and is not read "
+            f"({str(error).splitlines()[-1].strip()}). Take that folder away to go on from an earlier checkpoint, or "
+            "begin anew with --fresh."
+        ) from error
     finally:
         stop.finishing_step = False
         progress.close()

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from alignkit.data.encoding.incremental import Incremental
 from alignkit.data.encoding.rendered import Rendered
-from alignkit.data.encoding.templating import apply_template, compiled_template
+from alignkit.data.encoding.templating import apply_template, compiled_template, within_limits
 from alignkit.data.rows import Conversation
 from alignkit.errors import Fault, RunError
 
@@ -111,7 +111,9 @@ class Outlines:
         before = Counter(notes)
         done: dict[int, list[Rendered] | Fault] = {}
         unsure: dict[int, list[Rendered]] = {}
-        for number, rows, outline in self._short(chats):
+        with within_limits(len(chats)):
+            made = [*self._short(chats)]
+        for number, rows, outline in made:
             if outline.used % CHECKED == 0:
                 unsure[number] = rows
             else:

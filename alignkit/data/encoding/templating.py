@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from alignkit.console.bounds import TooMuchError, bounded
 from alignkit.data.rows import Message
 from alignkit.errors import Fault, RequestError
 
 Tools: TypeAlias = "list[dict[str, Any]] | None"
 """The functions on offer in a conversation, as JSON schemas."""
+
+SECONDS, SECONDS_EACH = 3.0, 0.05
+"""What a call of the template may take, and what it may take longer for each conversation; one takes 0.0002 s."""
+MEMORY = 2_000_000_000
+"""Bytes by which the process may grow while it renders."""
 
 
 def apply_template(
@@ -28,6 +35,8 @@ def apply_template(
         offered = (tools[number] if tools is not None else None) or None
         try:
             texts += _call(tokenizer, [_arguments(messages, as_text=False)], generation, offered)
+        except RequestError:
+            raise
         except Exception:  # some templates write the arguments as they are, and so need them as text
             if not any(message.get("tool_calls") for message in messages):
                 raise
@@ -36,10 +45,27 @@ def apply_template(
 
 
 def _call(tokenizer: Any, batch: Sequence[Sequence[Message]], generation: bool, tools: Tools) -> list[str]:
-    texts: list[str] = tokenizer.apply_chat_template(
-        [list(messages) for messages in batch], tools=tools, tokenize=False, add_generation_prompt=generation
-    )
+    with within_limits(len(batch)):
+        texts: list[str] = tokenizer.apply_chat_template(
+            [list(messages) for messages in batch], tools=tools, tokenize=False, add_generation_prompt=generation
+        )
     return texts
+
+
+@contextmanager
+def within_limits(conversations: int) -> Iterator[None]:
+    """A limit in time and memory around a template, which is a program of the model's author: RequestError beyond."""
+    try:
+        with bounded(SECONDS + SECONDS_EACH * conversations, MEMORY):
+            yield
+    except TooMuchError as limit:
+        raise RequestError(
+            Fault(
+                where="model.name",
+                what=f"the chat template {limit} for {conversations} conversation{'s' if conversations > 1 else ''}",
+                instead="Install another with data.template=chatml, or take a model from a source you trust.",
+            )
+        ) from None
 
 
 def compiled_template(tokenizer: Any) -> Callable[[list[Message]], str]:
@@ -97,6 +123,8 @@ def try_template(
     tools = [offered for _, offered, _ in wanted] if any(offered for _, offered, _ in wanted) else None
     try:
         return [*apply_template(tokenizer, [messages for messages, _, _ in wanted], generation, tools)]
+    except RequestError:
+        raise
     except Exception:  # a template is the model author's program: it may raise anything
         return [_try_one(tokenizer, *one, generation) for one in wanted]
 
@@ -104,6 +132,8 @@ def try_template(
 def _try_one(tokenizer: Any, messages: Sequence[Message], tools: Tools, where: str, generation: bool) -> str | Fault:
     try:
         return apply_template(tokenizer, [messages], generation, [tools] if tools else None)[0]
+    except RequestError:
+        raise
     except Exception as error:  # as above
         roles = ", ".join(message["role"] for message in messages)
         return Fault(

@@ -7,12 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from alignkit.console.bounds import TooMuchError, bounded
+from alignkit.data.reading.compressed import RATIO, most_unpacked
 from alignkit.data.reading.faults import unreadable
 from alignkit.data.rows import Row, Unreadable
 
 COLUMNAR = (".parquet", ".arrow", ".feather")
 MOST_ROWS = 10_000
 """Rows of a batch at most: sizes told by a file are those of its encoding, and may be far below those of the rows."""
+
+
+LARGEST = 4_000_000_000
+"""Bytes by which the process may grow while a batch is read."""
 
 
 class BrokenFile(Exception):
@@ -28,8 +34,26 @@ def columns_of(path: Path) -> list[str]:
 def batches(path: Path, block: int) -> Iterator[Any]:
     """Record batches of about ``block`` bytes, in order, one in memory at a time. Raises BrokenFile, OSError.
 
-    One thread: a pool of Arrow's threads does not survive a fork.
+    A text of a dictionary may stand in every row, so that a small file holds batches that no memory does.
     """
+    found = _batches(path, block)
+    given, limit_of_all = 0, most_unpacked(path.stat().st_size)
+    while True:
+        try:
+            with bounded(None, LARGEST):
+                batch = next(found, None)
+        except TooMuchError as limit:
+            raise BrokenFile(f"a part of it {limit}") from None
+        if batch is None:
+            return
+        given += batch.nbytes
+        if given > limit_of_all:
+            raise BrokenFile(f"it unpacks to more than {RATIO} times its size, as a bomb does")
+        yield batch
+
+
+def _batches(path: Path, block: int) -> Iterator[Any]:
+    """One thread: a pool of Arrow's threads does not survive a fork."""
     with _guard(), _open(path) as file:
         if path.suffix.lower() == ".parquet":
             for group in range(file.num_row_groups):

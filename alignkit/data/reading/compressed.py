@@ -11,6 +11,9 @@ from typing import Any
 from alignkit.errors import Fault, RequestError
 
 COMPRESSIONS = (".gz", ".zst")
+RATIO, HARMLESS = 250, 256_000_000
+"""How many times its size a compressed file may have unpacked, once that is more than so many bytes. Text packs to a
+tenth, rows that all begin alike to a fiftieth; a bomb of zeros to a thousandth."""
 WHOLE = 1_000_000_000
 """Bytes up to which a file that has to stand in memory is read."""
 
@@ -27,6 +30,11 @@ def plain_suffix(path: Path) -> str:
     """What the data are once unpacked: ``.jsonl`` for rows.jsonl and for rows.jsonl.gz, in lower case."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in COMPRESSIONS else suffix
+
+
+def most_unpacked(size: int) -> int:
+    """Bytes beyond which a packed file of so many bytes is taken for a bomb."""
+    return max(HARMLESS, RATIO * size)
 
 
 def is_compressed(path: Path) -> bool:
@@ -67,6 +75,7 @@ class _Unpacked(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._name = "gzip" if path.suffix.lower() == ".gz" else "zstd"
+        self._path, self._packed, self._given = path, path.stat().st_size, 0
         self._source: Any = gzip.GzipFile(path) if self._name == "gzip" else _open_zstd(path)
 
     def readable(self) -> bool:
@@ -84,6 +93,11 @@ class _Unpacked(io.RawIOBase):
                 f"ends in the middle of its {self._name} data" if cut else f"is not sound {self._name} data ({error})"
             )
             raise Damaged(what) from error
+        self._given += len(data)
+        if self._given > most_unpacked(self._packed):
+            what = f"unpacks to more than {RATIO} times its size ({self._given / 1e6:,.0f} MB so far), as a bomb does"
+            instead = "Unpack it yourself, if it is what it should be, and give the plain file."
+            raise RequestError(Fault(where=str(self._path), what=what, instead=instead))
         buffer[: len(data)] = data
         return len(data)
 

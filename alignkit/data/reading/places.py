@@ -20,6 +20,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from alignkit.config.links import leads_out
 from alignkit.data.reading.columnar import COLUMNAR
 from alignkit.data.reading.compressed import COMPRESSIONS, is_compressed, plain_suffix
 from alignkit.data.reading.readers import SUFFIXES, TEXT_SUFFIXES
@@ -115,6 +116,8 @@ def _path(name: str, path: Path, key: str) -> Place:
         raise _refuse(key, f"there is no {name}", _near(name, path))
     if path.is_dir():
         return _saved(name, path, key) or _directory(name, path, key)
+    if not path.is_file():
+        raise _refuse(key, f"{name} is no regular file", "Write a pipe's rows to a file first, or write data=-.")
     if is_readable(path):
         return Place("files", name, (path,))
     if is_compressed(path):
@@ -130,6 +133,10 @@ def _path(name: str, path: Path, key: str) -> Place:
 def _directory(name: str, path: Path, key: str) -> Place:
     inside = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
     every = sorted(p for p in inside if p.is_file())
+    for file in every:
+        if leads_out(path, file):
+            instead = "Copy the file there, or name it itself."
+            raise _refuse(key, f"{file} is a link that leads out of its directory", instead)
     place = _chosen(name, every)
     if not place.files:
         held = f"it holds {', '.join(p.name for p in every[:5])}" if every else "it is empty"
@@ -180,6 +187,8 @@ def _saved_files(path: Path, key: str) -> tuple[Path, ...]:
     told = _json(path / "state.json", key).get("_data_files", [])
     files = tuple(path / Path(str(entry["filename"])).name for entry in told)
     for file in files:
+        if leads_out(path, file):
+            raise _refuse(key, f"{file} is a link that leads out of its directory", "Copy the file there.")
         if not file.is_file():
             raise _refuse(key, f"{file} is missing, and {path / 'state.json'} names it", "Copy the directory again.")
     return files
@@ -188,7 +197,7 @@ def _saved_files(path: Path, key: str) -> tuple[Path, ...]:
 def _json(path: Path, key: str) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _refuse(key, f"{path} cannot be read ({error})", "Copy the directory again.") from error
     return found if isinstance(found, dict) else {}
 

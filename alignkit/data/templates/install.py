@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignkit.data.encoding.rendering import end_of_turn
+from alignkit.data.encoding.templating import within_limits
 from alignkit.data.encoding.tokenizing import plain_prefix
 from alignkit.data.templates.catalogue import KEY, Template, find
 from alignkit.errors import Fault, RequestError
@@ -84,7 +85,10 @@ def _try(tokenizer: Any, template: Template) -> str:
     for turns in _TRIED:
         messages = [{"role": role, "content": content} for role, content in turns]
         try:
-            text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+            with within_limits(1):
+                text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        except RequestError:
+            raise
         except Exception as error:  # a template is a person's own program: it may raise anything
             reason = reason or f"it refuses a plain conversation: {error}"
             continue

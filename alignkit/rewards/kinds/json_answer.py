@@ -53,7 +53,7 @@ def _schema(source: RewardSource, where: str) -> dict[str, Any]:
     file = Path(str(source.schema)).expanduser()
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         what = f"{file} could not be read as JSON: {error}"
         raise RequestError(Fault(where=f"{where}.schema", what=what, instead="Give a JSON schema.")) from None
     if not isinstance(found, dict):

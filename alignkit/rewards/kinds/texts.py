@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from alignkit.console.bounds import found
 from alignkit.errors import Fault
 from alignkit.rewards.judged import EachReward, Reward
 from alignkit.rewards.kinds.kind import Kind, Making
@@ -15,7 +16,7 @@ NGRAM = 3
 
 def _pattern(source: RewardSource, making: Making) -> Reward:
     pattern = re.compile(source.pattern or "", re.DOTALL)
-    return EachReward("regex", lambda row: float(pattern.search(row.answer) is not None))
+    return EachReward("regex", lambda row: float(found(pattern, row.answer)))
 
 
 def _pattern_faults(source: RewardSource, where: str) -> Iterator[Fault]:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from alignkit.config.key_values import decisive
-from alignkit.models.cards import Card, license_of, write_card
+from alignkit.models.cards import Card, escaped, fenced, license_of, write_card
 from alignkit.models.locating import Source
 from alignkit.runs.directory import RunDirectory
 from alignkit.runs.versions import package_versions
@@ -88,7 +88,8 @@ def write_merge_card(recipe: Recipe, run: RunDirectory, metrics: dict[str, Any],
     names = [str(one["name"]) for one in parents]
     table = ["| model | used as | licence |", "| --- | --- | --- |"]
     for one, name in zip(parents, names, strict=True):
-        table.append(f"| {name} | {one['where'].removeprefix('merge.')} | {one['licence'] or NOT_KNOWN} |")
+        licence = escaped(str(one["licence"] or NOT_KNOWN))
+        table.append(f"| {escaped(name)} | {one['where'].removeprefix('merge.')} | {licence} |")
     hubs = list(dict.fromkeys(str(one["hub"]) for one in parents if one["hub"]))
     versions = package_versions()
     nonfinite = metrics["merge"]["nonfinite"]
@@ -98,15 +99,15 @@ def write_merge_card(recipe: Recipe, run: RunDirectory, metrics: dict[str, Any],
     sections = [
         ("Did it work", comparison_markdown(metrics)),
         ("Models", "\n".join(table)),
-        ("Warnings", "\n".join(f"- {warning}" for warning in warnings)),
-        ("Recipe", f"```yaml\n{yaml.safe_dump(_told(recipe, parents, names), sort_keys=False).strip()}\n```"),
+        ("Warnings", "\n".join(f"- {escaped(warning)}" for warning in warnings)),
+        ("Recipe", fenced(yaml.safe_dump(_told(recipe, parents, names), sort_keys=False), "yaml")),
         ("Method", f"{method.about}\n\n{method.paper}" if method is not None and not adapter else ""),
         ("Versions", ", ".join(f"{name} {versions[name]}" for name in ("alignkit", "numpy") if name in versions)),
     ]
     write_card(
         run.model_path,
         Card(
-            title=f"Merge of {', '.join(dict.fromkeys(names))}",
+            title=f"Merge of {', '.join(map(escaped, dict.fromkeys(names)))}",
             summary=f"{'Adapters merged' if adapter else 'Merged'} by {recipe.merge.method} with alignkit, "
             "without training.",
             adapter=adapter,

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from alignkit.config.plain_yaml import check_size, read_text
 from alignkit.errors import Fault, RequestError
 
 TOP = {"merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source"}
@@ -183,11 +184,11 @@ def _load(file: Path) -> dict[str, Any]:
     import yaml
 
     where = "merge.from_mergekit"
+    text = read_text(file, f"{where}={file}")
+    check_size(text, f"{where}={file}")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(Fault(where=where, what=f"{file} cannot be read ({error.strerror})")) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = str(error).splitlines()[0]
         raise RequestError(Fault(where=where, what=f"{file} is no YAML: {line}")) from error
     if not isinstance(tree, dict):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from alignkit.console.bounds import found
 from alignkit.errors import Fault
 from alignkit.stages.merge.recipe import Rule, Value
 
@@ -27,7 +28,7 @@ def value_at(value: Value | bool, name: str, depth: float) -> float | None:
     if value and isinstance(value[0], Rule):
         for rule in value:
             assert isinstance(rule, Rule)
-            if rule.match is None or re.search(rule.match, name):
+            if rule.match is None or found(re.compile(rule.match), name):
                 return value_at(rule.value, name, depth)
         return None
     return interpolate([one for one in value if not isinstance(one, Rule)], depth)
@@ -106,7 +107,11 @@ def unmatched(places: Mapping[str, Any], known: Sequence[str], names: Sequence[s
         for key in known:
             value = getattr(section, key, None)
             for rule in value if isinstance(value, list) else []:
-                if isinstance(rule, Rule) and rule.match and not any(re.search(rule.match, name) for name in names):
+                if (
+                    isinstance(rule, Rule)
+                    and rule.match
+                    and not any(found(re.compile(rule.match), name) for name in names)
+                ):
                     yield f"{where}.{key}: the pattern {rule.match!r} is found in the name of no tensor"
 
 

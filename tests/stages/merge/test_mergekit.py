@@ -218,7 +218,7 @@ def test_what_is_no_file_of_mergekits(here: Path, text: str, said: str) -> None:
 
 def test_a_file_that_is_not_there(here: Path) -> None:
     composed = compose("merge", ["merge.from_mergekit=gone.yml"])
-    assert "gone.yml cannot be read" in str(composed.faults[0])
+    assert "gone.yml: cannot be read" in str(composed.faults[0])
 
 
 def test_the_recipe_takes_it_over_and_keys_beside_it_win(here: Path) -> None:
