@@ -11,6 +11,7 @@ import typer
 
 from alignkit.cli.data_request import composed, heading, quietly, tokenizer_of, write_file
 from alignkit.cli.words import Quiet, Recipes, Verbose, verbosity
+from alignkit.console.plain import printable
 from alignkit.errors import Fault, RequestError
 
 app = typer.Typer(
@@ -82,7 +83,7 @@ def _show_looks(said: str, found: Any, *, tokens: bool, full: bool) -> None:
     console = _console()
     style = Style(colour=console is not None, tokens=tokens, full=full)
     if console is None:
-        print("\n".join([said, *found.said, "".join(text for text, _ in legend(style))]))
+        print(printable("\n".join([said, *found.said, "".join(text for text, _ in legend(style))])))
         for look in found.looks:
             print("\n" + "\n".join(lines(look, style)))
         return
@@ -136,7 +137,7 @@ def stats(
         for one in found:
             print(json.dumps(one.as_dict(), ensure_ascii=False))
         return
-    print(_bold(heading(data, recipe)))
+    print(_bold(printable(heading(data, recipe))))
     for one in found:
         _show_stats(one)
 
@@ -145,15 +146,15 @@ def _show_stats(found: Any) -> None:
     from alignkit.cli.layout import clean, columns
     from alignkit.data.eyes.tables import tables
 
-    print(f"{found.name}: {found.said or 'no row could be read'}")
+    print(printable(f"{found.name}: {found.said or 'no row could be read'}"))
     for note in found.notes:
-        print(f"  {note}")
+        print(printable(f"  {note}"))
     for table in tables(found):
         width = max(map(len, table.rows))
         rows = [[clean(cell) for cell in row] + [""] * (width - len(row)) for row in table.rows]
-        print(f"\n{_bold(table.heading)}")
-        print("\n".join(columns(rows, right=table.right, indent="  ")))
-        print("".join(f"  {note}\n" for note in table.notes), end="")
+        print(f"\n{_bold(printable(table.heading))}")
+        print(printable("\n".join(columns(rows, right=table.right, indent="  "))))
+        print(printable("".join(f"  {note}\n" for note in table.notes)), end="")
 
 
 @app.command()
@@ -185,7 +186,7 @@ def check(
         if as_json:
             print(json.dumps(one.as_dict(), ensure_ascii=False))
         elif not quiet:
-            print("\n".join(one.lines(recipe.data.max_length, recipe.data.overlength)))
+            print(printable("\n".join(one.lines(recipe.data.max_length, recipe.data.overlength))))
     if not all(one.clean for one in found):
         raise typer.Exit(2)
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
+from alignkit.console.plain import printable
+
 GAP = "  "
 
 
@@ -69,7 +71,7 @@ def show_table(
 ) -> None:
     """A table as the answer of a command, on stdout. ``wrap``: columns that may be folded on a narrow terminal."""
     if not sys.stdout.isatty():
-        print("\n".join(columns([header, *rows], right=right)))
+        print(printable("\n".join(columns([header, *rows], right=right))))
         return
     from rich import box
     from rich.table import Table

@@ -33,40 +33,53 @@ class _LateError(BaseException):
 
 @contextmanager
 def bounded(seconds: float | None, memory: int | None = None) -> Iterator[None]:
-    """Raises TooMuchError where the body takes more wall time (None: as much as it wants), or grows the process by more
-    than ``memory`` bytes.
+    """Raises TooMuchError where the body takes more wall time, or grows the process by more than ``memory`` bytes.
 
-    The time is watched in the main thread only (signals arrive nowhere else), the memory on Linux only. May be nested;
-    an alarm that ran before goes on afterwards.
+    None: as much as it wants. The time is watched in the main thread only (signals arrive nowhere else), the memory on
+    Linux only. May be nested: an alarm that ran before rings when it would have.
     """
-    late = _LateError()
-    watched = (
-        seconds is not None and threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
-    )
-
-    def ring(number: int, frame: Any) -> None:
-        raise late
-
-    began = time.monotonic()
-    handler = signal.signal(signal.SIGALRM, ring) if watched else None
-    before = signal.setitimer(signal.ITIMER_REAL, seconds or 0.0) if watched else (0.0, 0.0)
     try:
-        with _room(memory):
+        with _alarm(seconds), _room(memory):
             yield
-    except _LateError as error:
-        if error is not late:
-            raise
-        raise TooMuchError(f"took more than {seconds:g} s") from None
     except MemoryError:
         if memory is None:
             raise
         raise TooMuchError(f"took more than {memory / 1e9:g} GB of memory") from None
+
+
+@contextmanager
+def _alarm(seconds: float | None) -> Iterator[None]:
+    if seconds is None or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    late = _LateError()
+    outer, every = signal.getitimer(signal.ITIMER_REAL)
+    sooner = bool(outer) and outer < seconds
+    before = signal.getsignal(signal.SIGALRM)
+    rang = False
+
+    def ring(number: int, frame: Any) -> None:
+        nonlocal rang
+        rang = True
+        if sooner and callable(before):
+            before(number, frame)
+        else:
+            raise late
+
+    began = time.monotonic()
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, outer if sooner else seconds)
+    try:
+        yield
+    except _LateError as error:
+        if error is not late:
+            raise
+        raise TooMuchError(f"took more than {seconds:g} s") from None
     finally:
-        if watched:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, handler)
-            if before[0]:
-                signal.setitimer(signal.ITIMER_REAL, max(1e-3, before[0] - (time.monotonic() - began)), before[1])
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if outer and not (sooner and rang):
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, outer - (time.monotonic() - began)), every)
 
 
 def found(pattern: re.Pattern[str], text: str) -> bool:

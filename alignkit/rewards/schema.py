@@ -60,8 +60,8 @@ class Validator:
         if problem is not None:
             raise ValueError(problem)
         try:
-            shapes: tuple[Any, ...] = (None, True, 0, "", [], {})
-            for value in shapes:
+            samples: tuple[Any, ...] = (None, True, 0, "", [], {})
+            for value in samples:
                 self.fits(value)
         except RecursionError:
             raise ValueError("goes in circles: a $ref leads back to itself with no value in between") from None

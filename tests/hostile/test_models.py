@@ -148,6 +148,7 @@ WHOLE = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 BIG = "9" * 30
 NAME = r"model\.name"
 LOOP = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+DOUBLED = "{% set n = namespace(a='aaaa') %}{% for i in range(60) %}{% set n.a = n.a ~ n.a %}{% endfor %}{{ n.a }}"
 
 
 def template(text: str) -> Change:
@@ -333,11 +334,7 @@ ATTACKS = [
     Attack("template-string", model(template("{{ 'a' * 10**11 }}")), r"template"),
     Attack(
         "template-string-steps",
-        model(
-            template(
-                "{% set n = namespace(a='aa') %}{% for i in range(60) %}{% set n.a = n.a ~ n.a %}{% endfor %}{{ n.a }}"
-            )
-        ),
+        model(template(DOUBLED)),
         "template",
     ),
     Attack("template-power", model(template("{{ (9**9**9)|string|length }}")), r"template"),
