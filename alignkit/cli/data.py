@@ -154,7 +154,7 @@ def _show_stats(found: Any) -> None:
         rows = [[clean(cell) for cell in row] + [""] * (width - len(row)) for row in table.rows]
         print(f"\n{_bold(printable(table.heading))}")
         print(printable("\n".join(columns(rows, right=table.right, indent="  "))))
-        print("".join(f"  {note}\n" for note in table.notes), end="")
+        print(printable("".join(f"  {note}\n" for note in table.notes)), end="")
 
 
 @app.command()

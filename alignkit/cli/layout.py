@@ -12,6 +12,8 @@ from typing import Literal
 
 GAP = "  "
 
+from alignkit.console.plain import printable
+
 
 def clean(text: object) -> str:
     """Text that cannot move the cursor or start a new line: control characters are shown as `?`."""
