@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-GAP = "  "
-
 from alignkit.console.plain import printable
+
+GAP = "  "
 
 
 def clean(text: object) -> str:
