@@ -67,7 +67,7 @@ def check_size(text: str, where: str) -> None:
             if isinstance(event, yaml.CollectionStartEvent):
                 open_nodes.append((event.anchor, count))
                 if len(open_nodes) > DEEPEST:
-                    raise _deep(where, event.start_mark.line + 1)
+                    raise _deep(where, event.start_mark.line + 1 if event.start_mark else 1)
             elif isinstance(event, yaml.CollectionEndEvent):
                 anchor, before = open_nodes.pop()
                 if anchor:
@@ -90,7 +90,7 @@ def _size(event: Any, sizes: dict[str, int], open_nodes: list[tuple[str | None, 
         if any(event.anchor == anchor for anchor, _ in open_nodes):
             what = f"the anchor {event.anchor} holds itself (*{event.anchor})"
             raise _refuse(_line(where, event), what, "Write the values out.")
-        return sizes.get(event.anchor, 1)
+        return sizes.get(event.anchor or "", 1)
     if isinstance(event, yaml.ScalarEvent):
         plain = event.style is None and len(event.value) > LONGEST_NUMBER
         if plain and _NUMBER.fullmatch(event.value):
